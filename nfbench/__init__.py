@@ -1,0 +1,1 @@
+"""nfbench: a benchmark of normalizing flows."""

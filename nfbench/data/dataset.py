@@ -1,0 +1,157 @@
+"""What a data set is: named splits of checked arrays, and where their files come from."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import platformdirs
+
+from nfbench.errors import UsageError
+
+
+class MissingDataError(UsageError):
+    """No file of a data set is there; the message says what was looked for and what provides it."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test examples, each (n, *event_shape), float32 or uint8.
+
+    `source` names the files that were read; `labels` are (n,) per split where a set has them.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    source: str = "generated"
+    labels: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to have a data set: files below the data root, all of them needed.
+
+    `url` serves the file itself or, where `archive` says under which name to keep it, a tar that
+    holds the files below `prefix`. `checksum` ("sha256:..." or "md5:...") is that of the download,
+    or of the file where there is none. `convert(raw, file)` makes the one file from `raw`.
+    """
+
+    files: tuple[str, ...]
+    about: str
+    url: str | None = None
+    checksum: str | None = None
+    archive: str | None = None
+    prefix: str = ""
+    raw: str | None = None
+    convert: Callable[[Path, Path], None] | None = None
+
+    def __str__(self) -> str:
+        return " + ".join(self.files)
+
+    def paths(self, root: Path) -> list[Path]:
+        return [root / file for file in self.files]
+
+    def is_in(self, root: Path) -> bool:
+        return all(path.is_file() for path in self.paths(root))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """A named set of train, validation and test arrays.
+
+    A subclass provides `read`. `levels` is the number of values a dimension can take in discrete
+    data, `sources` stand in order of preference, and `known` maps a source to the fingerprint
+    that its splits have.
+    """
+
+    name: str
+    title: str
+    event_shape: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    levels: int | None = None
+    sources: tuple[Source, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    density_known: ClassVar[bool] = False
+
+    @abstractmethod
+    def read(self, root: Path, seed: int) -> Splits:
+        """Read or draw the splits; they are checked by `load`."""
+
+    def load(self, root: Path | None = None, seed: int = 0) -> Splits:
+        """The splits, read below `root` (default: `data_root()`) and checked.
+
+        `seed` draws the generated sets; sets that are read from files do not depend on it.
+        Raises `MissingDataError` without its files, `UsageError` on files that do not hold it.
+        """
+        splits = self.read(data_root() if root is None else root, seed)
+        self._check(splits)
+        return splits
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        """The true log-density, x (n, *event_shape) -> (n,) float64, in nats."""
+        raise UsageError(f"{self.name}: the density of this data set is not known")
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Every fingerprint known for this set; empty: none is."""
+        return frozenset(self.known.values())
+
+    def find(self, root: Path) -> Source:
+        """The preferred source among those that are there."""
+        for source in self.sources:
+            if source.is_in(root):
+                return source
+        raise MissingDataError(_missing(self, root))
+
+    def _check(self, splits: Splits) -> None:
+        dtype = np.dtype(np.float32 if self.levels is None else np.uint8)
+        for (split, array), size in zip(splits.arrays.items(), self.sizes, strict=True):
+            where = f"{self.name}: {split} from {splits.source}"
+            shape = (size, *self.event_shape)
+            if array.shape != shape or array.dtype != dtype:
+                raise UsageError(
+                    f"{where}: expected {dtype} of shape {shape}, got {array.dtype} of shape "
+                    f"{array.shape}; a part of the set, or another one, cannot stand for it"
+                )
+            if not np.isfinite(array).all():
+                raise UsageError(f"{where}: expected finite values, got NaN or infinity")
+            if self.levels is not None and array.max() >= self.levels:
+                raise UsageError(f"{where}: expected values below {self.levels}")
+
+
+def data_root() -> Path:
+    """The folder of the data files: NFBENCH_DATA, or nfbench/data in the user's cache."""
+    if root := os.environ.get("NFBENCH_DATA"):
+        return Path(root).expanduser()
+    return platformdirs.user_cache_path("nfbench") / "data"
+
+
+def fingerprint(splits: Splits) -> str:
+    """SHA-256, in hex, over the names, dtypes, shapes and bytes of the three arrays."""
+    digest = hashlib.sha256()
+    for split, array in splits.arrays.items():
+        digest.update(f"{split} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _missing(dataset: Dataset, root: Path) -> str:
+    looked_for = "\n".join(f"  {source}: {source.about}" for source in dataset.sources)
+    served = any(source.url for source in dataset.sources)
+    command = f"run `nfbench data prepare {dataset.name}`, or " if served else ""
+    return (
+        f"{dataset.name}: its files are not in the data root {root}. Looked for, any of:\n"
+        f"{looked_for}\n"
+        f"To provide them: {command}put one of these there by hand. "
+        "The environment variable NFBENCH_DATA moves the data root."
+    )

@@ -1,0 +1,57 @@
+"""The contract of a base distribution, and the two that need no parameters."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Distribution(nn.Module, ABC):
+    """A density over noise (B, *event) that can be sampled."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, shape (B,)."""
+
+    @abstractmethod
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows (n, *event)."""
+
+
+class Parameterless(Distribution):
+    """A fixed density over an event shape; an empty buffer follows the module's device and dtype."""
+
+    anchor: Tensor
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
+
+
+class StandardNormal(Parameterless):
+    """log p(z) = -|z|^2 / 2 - (D/2) log 2 pi."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, shape (B,)."""
+        constant = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
+        return -0.5 * z.square().flatten(1).sum(1) - constant
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows (n, *event)."""
+        return torch.randn(n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device)
+
+
+class Uniform(Parameterless):
+    """Uniform on [0, 1)^D: log p(z) = 0 inside, -inf outside."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, shape (B,)."""
+        inside = ((z >= 0) & (z < 1)).flatten(1).all(1)
+        return torch.where(inside, 0.0, -math.inf).to(z.dtype)
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows (n, *event)."""
+        return torch.rand(n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device)

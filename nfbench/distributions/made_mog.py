@@ -1,0 +1,51 @@
+"""An autoregressive mixture of Gaussians: MADE whose outputs are the mixtures' parameters."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nfbench.nets.autoregress import autoregress
+from nfbench.nets.made import MADE
+
+from .base import Distribution
+
+
+class AutoregressiveMixture(Distribution):
+    """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, p)_d = MADE(z_<d).
+
+    K ``components`` each; p is a log-precision. MADE MoG of Papamakarios et al. 2017 (section 4.1); its output
+    biases start as N(0, 1) as in the authors' code, so that the components differ.
+    """
+
+    def __init__(self, made: MADE, components: int) -> None:
+        super().__init__()
+        if made.n_parameters != 3 * components:
+            raise ValueError(f"made: expected {3 * components} parameters per dimension, got {made.n_parameters}")
+        self.made, self.components = made, components
+        nn.init.normal_(made.biases[-1])
+
+    def log_terms(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """Log-density of each scalar of ``z`` given parameters (3K, *z.shape)."""
+        logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
+        weighted = logits.log_softmax(0) + 0.5 * log_precisions
+        energies = 0.5 * (z - means).square() * log_precisions.exp()
+        return torch.logsumexp(weighted - energies, 0) - 0.5 * math.log(2 * math.pi)
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, shape (B,), in one pass."""
+        return self.log_terms(z, self.made(z, context)).sum(1)
+
+    def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pick a component for each scalar and color its noise; return the value and its log-density."""
+        logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
+        chosen = torch.multinomial(logits.softmax(0).t(), 1).t()  # (1, B)
+        mean, log_precision = means.gather(0, chosen)[0], log_precisions.gather(0, chosen)[0]
+        value = mean + noise * torch.exp(-0.5 * log_precision)
+        return value, self.log_terms(value, parameters)
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows (n, D), one dimension after another."""
+        like = self.made.biases[-1]
+        noise = torch.randn(n, self.made.features, dtype=like.dtype, device=like.device)
+        return autoregress(self.made, self.draw, noise, context)[0]

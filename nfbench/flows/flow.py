@@ -1,0 +1,51 @@
+"""A normalizing flow: a base distribution behind one composed transform."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nfbench.distributions.base import Distribution
+from nfbench.transforms.base import Compose, Transform
+
+
+class Flow(nn.Module):
+    """``log p(x) = log p_base(z) + log|det dz/dx|`` with ``z = transform(x)``; sampling runs it backwards."""
+
+    def __init__(self, base: Distribution, transform: Transform) -> None:
+        super().__init__()
+        self.base, self.transform = base, transform
+
+    @property
+    def likelihood(self) -> str:
+        """What ``log_prob`` is: exact, an estimate, or a lower bound."""
+        return self.transform.likelihood
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-likelihood of each row of data (B, *event) in nats, shape (B,)."""
+        z, log_det = self.transform(x, context)
+        return self.base.log_prob(z, context) + log_det
+
+    forward = log_prob
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows of data (n, *event); a context has n rows."""
+        x, _ = self.transform.inverse(self.base.sample(n, context), context)
+        return x
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether statistics of the training set must be set before evaluation."""
+        return self.transform.needs_calibration
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set the statistics that the transform takes from the training set (N, *event)."""
+        training = self.training
+        self.eval()
+        self.transform.calibrate(x, context)
+        self.train(training)
+
+    def after(self, transforms: Sequence[Transform]) -> "Flow":
+        """The same flow on data that pass through ``transforms`` first."""
+        return Flow(self.base, Compose([*transforms, self.transform])) if transforms else self

@@ -1,0 +1,126 @@
+"""Masked autoregressive flow and its relatives MADE, MADE MoG and MAF MoG (Papamakarios et al. 2017)."""
+
+from collections.abc import Sequence
+from math import prod
+
+from nfbench.distributions.base import StandardNormal
+from nfbench.distributions.made_mog import AutoregressiveMixture
+from nfbench.nets.made import MADE
+from nfbench.transforms.autoregressive import Autoregressive
+from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.elementwise import Affine
+from nfbench.transforms.normalize import BatchNorm
+
+from .flow import Flow
+
+
+def maf(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    layers: int = 5,
+    hidden: Sequence[int] = (100, 100),
+    activation: str = "relu",
+    batch_norm: bool = True,
+    scale: str = "log_precision",
+    scale_bound: float = 5.0,
+    init: str = "paper",
+) -> Flow:
+    """MAF (K): ``layers`` affine MADE layers, the order of the inputs turned round at each, with batch norm.
+
+    ``scale`` names a map of ``Affine``; the default, half an unbounded log-precision, is the paper's.
+    """
+    features = prod(event_shape)
+    parts: list[Transform] = []
+    for layer in range(layers):
+        made = MADE(
+            features,
+            hidden=hidden,
+            activation=activation,
+            reverse=layer % 2 == 1,
+            context_features=context_features,
+            init=init,
+        )
+        parts.append(Autoregressive(made, Affine(scale=scale, bound=scale_bound)))
+        if batch_norm:
+            parts.append(BatchNorm(features))
+    return Flow(StandardNormal([features]), Compose(parts))
+
+
+def made(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    hidden: Sequence[int] = (100, 100),
+    activation: str = "relu",
+    scale: str = "log_precision",
+    scale_bound: float = 5.0,
+    init: str = "paper",
+) -> Flow:
+    """MADE with Gaussian conditionals: a MAF of one layer, without batch norm."""
+    return maf(
+        event_shape,
+        context_features=context_features,
+        layers=1,
+        hidden=hidden,
+        activation=activation,
+        batch_norm=False,
+        scale=scale,
+        scale_bound=scale_bound,
+        init=init,
+    )
+
+
+def maf_mog(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    layers: int = 5,
+    components: int = 10,
+    hidden: Sequence[int] = (100, 100),
+    activation: str = "relu",
+    batch_norm: bool = True,
+    scale: str = "log_precision",
+    scale_bound: float = 5.0,
+    init: str = "paper",
+) -> Flow:
+    """MAF MoG (K): ``layers`` of MAF over a base that is an autoregressive mixture of Gaussians."""
+    flow = maf(
+        event_shape,
+        context_features=context_features,
+        layers=layers,
+        hidden=hidden,
+        activation=activation,
+        batch_norm=batch_norm,
+        scale=scale,
+        scale_bound=scale_bound,
+        init=init,
+    )
+    base = MADE(
+        prod(event_shape),
+        n_parameters=3 * components,
+        hidden=hidden,
+        activation=activation,
+        reverse=layers % 2 == 1,
+        context_features=context_features,
+    )
+    return Flow(AutoregressiveMixture(base, components), flow.transform)
+
+
+def made_mog(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    components: int = 10,
+    hidden: Sequence[int] = (100, 100),
+    activation: str = "relu",
+) -> Flow:
+    """MADE MoG: the autoregressive mixture of Gaussians alone."""
+    return maf_mog(
+        event_shape,
+        context_features=context_features,
+        layers=0,
+        components=components,
+        hidden=hidden,
+        activation=activation,
+    )

@@ -1,0 +1,1 @@
+"""Conditioners: networks that are not invertible themselves."""

@@ -1,0 +1,25 @@
+"""The activations a recipe can name."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "tanh": F.tanh,
+    "elu": F.elu,
+    "silu": F.silu,
+    "softplus": F.softplus,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the activation called ``name``.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {name!r}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,45 @@
+"""A plain multilayer perceptron as a conditioner."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .activations import activation as activation_named
+from .init import initialize
+
+
+class MLP(nn.Module):
+    """``n_parameters`` numbers for each of ``out_features`` dimensions, from an input (B, in_features).
+
+    Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the input.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        n_parameters: int = 1,
+        hidden: Sequence[int] = (100, 100),
+        activation: str = "relu",
+        context_features: int = 0,
+        init: str = "paper",
+    ) -> None:
+        super().__init__()
+        self.n_parameters, self.out_features = n_parameters, out_features
+        self.activation = activation_named(activation)
+        widths = [in_features + context_features, *hidden, n_parameters * out_features]
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False))
+        self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
+        initialize(list(self.weights), list(self.biases), init)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the parameters (n_parameters, B, out_features)."""
+        h = x if context is None else torch.cat([x, context], dim=1)
+        *inner, last = zip(self.weights, self.biases, strict=True)
+        for weight, bias in inner:
+            h = self.activation(F.linear(h, weight, bias))
+        h = F.linear(h, *last)  # (B, P * D)
+        return h.view(-1, self.n_parameters, self.out_features).movedim(1, 0)

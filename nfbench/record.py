@@ -1,0 +1,243 @@
+"""Records: what one run gave, as JSON in git; and the path algebra, in which the path is the name.
+
+    experiments/<table>/<row>.yaml            what is claimed
+    results/<table>/<row>/<cell>/<seed>.json  what a run gave
+    runs/<table>/<row>/<cell>/<seed>/         its checkpoints and curves
+
+A record that exists is a cell that is done. A run with overrides of its own stays out of results/: its directory is
+runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/ and its record is record.json in there.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from nfbench.errors import UsageError
+
+VERSION = 1
+LIKELIHOODS = ("exact", "estimate", "lower bound")
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+KEYS = {
+    "experiment": "table row cell seed config config_hash overrides deviations reduced",
+    "model": "n_parameters best_step steps stop_reason",
+    "data": "name n_train n_val n_test fingerprint",
+    "provenance": "git dirty versions device precision world_size threads seconds"
+    " peak_memory_bytes command started finished",
+    "failure": "kind step batch message checkpoint",
+}
+
+
+class Named(Protocol):
+    """Anything that has a place in the tree: an experiment, a record."""
+
+    @property
+    def table(self) -> str: ...
+    @property
+    def row(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run gave. Log-likelihoods are in nats; a failed record carries no metrics.
+
+    Raises:
+        UsageError: a section or a value that a record cannot hold.
+    """
+
+    status: str
+    experiment: dict[str, Any]
+    metrics: dict[str, Any]
+    likelihood: dict[str, Any]
+    audit: dict[str, Any]
+    speed: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+    failure: dict[str, Any] | None = None
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        expect(self.version == VERSION, f"version: expected {VERSION}, got {self.version!r}")
+        expect(self.status in ("done", "failed"), f"status: got {self.status!r}")
+        for field in fields(self):
+            section = getattr(self, field.name)
+            if field.name not in ("version", "status", "failure"):
+                expect(isinstance(section, dict), f"{field.name}: expected an object")
+        check_keys("experiment", self.experiment)
+        check_keys("provenance", self.provenance)
+        overrides = self.experiment["overrides"]
+        expect(isinstance(overrides, list | tuple), f"overrides: got {overrides!r}")
+        check_address(self)
+        if self.status == "done":
+            self._check_done()
+        else:
+            expect(not self.metrics, "metrics: a failed record carries none")
+            expect(isinstance(self.failure, dict), "failure: a failed record says why")
+            check_keys("failure", self.failure or {})
+
+    def _check_done(self) -> None:
+        expect(self.failure is None, "failure: a record that is done carries none")
+        check_keys("model", self.model)
+        check_keys("data", self.data)
+        kind = self.likelihood.get("kind")
+        expect(kind in LIKELIHOODS, f"likelihood.kind: expected one of {LIKELIHOODS}, got {kind!r}")
+        for key in ("test/log_likelihood", "test/log_likelihood_se", "test/n"):
+            expect(self.metrics.get(key) is not None, f"metrics.{key}: missing")
+        for key, value in self.metrics.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            finite = value is None or (number and math.isfinite(value))
+            expect(finite, f"metrics.{key}: expected a finite number, got {value!r}")
+
+    @property
+    def table(self) -> str:
+        return self.experiment["table"]
+
+    @property
+    def row(self) -> str:
+        return self.experiment["row"]
+
+    @property
+    def cell(self) -> str:
+        return self.experiment["cell"]
+
+    @property
+    def seed(self) -> int:
+        return self.experiment["seed"]
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return tuple(self.experiment["overrides"])
+
+
+def expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def reject(constant: str) -> None:
+    raise UsageError(f"{constant} is not a number that a record can hold")
+
+
+def check_keys(section: str, values: dict[str, Any]) -> None:
+    wrong = set(values) ^ set(KEYS[section].split())
+    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {KEYS[section]}")
+
+
+def check_address(named: Named) -> None:
+    for key in ("table", "row", "cell"):
+        name = getattr(named, key)
+        good = isinstance(name, str) and NAME.fullmatch(name) is not None
+        expect(good, f"{key}: expected lower case letters, digits and _, got {name!r}")
+    good = type(named.seed) is int and named.seed >= 0
+    expect(good, f"seed: expected a non-negative integer, got {named.seed!r}")
+
+
+def find_root() -> Path:
+    """The folder that holds experiments/, results/ and runs/.
+
+    NFBENCH_ROOT, else the nearest folder from here upwards with an experiments/ in it, else the repository that the
+    package sits in.
+
+    Raises:
+        UsageError: there is none of the three.
+    """
+    named = os.environ.get("NFBENCH_ROOT")
+    if named:
+        expect(Path(named).is_dir(), f"NFBENCH_ROOT: expected a folder, got {named!r}")
+        return Path(named).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        if (folder / "experiments").is_dir():
+            return folder
+    raise UsageError(f"no experiments/ in {here} or above it; set NFBENCH_ROOT to the repository")
+
+
+def run_dir(named: Named, root: Path | None = None) -> Path:
+    """Where a run keeps its checkpoints, curves and logs."""
+    check_address(named)
+    folder = (root or find_root()) / "runs" / named.table / named.row / named.cell
+    if not named.overrides:
+        return folder / str(named.seed)
+    digest = hashlib.sha256("\n".join(named.overrides).encode()).hexdigest()
+    return folder / f"{named.seed}-{digest[:8]}"
+
+
+def record_path(named: Named, root: Path | None = None) -> Path:
+    """Where the record of a run stands; one with overrides never touches results/."""
+    check_address(named)
+    if named.overrides:
+        return run_dir(named, root) / "record.json"
+    folder = (root or find_root()) / "results" / named.table / named.row / named.cell
+    return folder / f"{named.seed}.json"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(record: Record, root: Path | None = None) -> Path:
+    """Writes a record to its place, in place of nothing or of a failed one.
+
+    Raises:
+        UsageError: a record that is done stands there, or a value is not JSON (NaN and infinity are not).
+    """
+    path = record_path(record, root)
+    if path.exists() and read(path).status == "done":
+        raise UsageError(f"{path}: a finished record stands here; move it away to run this cell again")
+    try:
+        text = json.dumps(asdict(record), sort_keys=True, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    write_atomic(path, text + "\n")
+    return path
+
+
+def read(path: Path) -> Record:
+    """Reads one record, strictly.
+
+    Raises:
+        UsageError: no such file, not JSON, another version, a missing or unknown key, a number that is none, or a
+            content that belongs to another path.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
+        expect(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        wrong = set(values) ^ {field.name for field in fields(Record)}
+        expect(not wrong, f"missing or unknown sections: {', '.join(sorted(wrong))}")
+        record = Record(**values)
+        place = record_path(record, Path()).parts
+        expect(path.absolute().parts[-len(place) :] == place, f"its content is {'/'.join(place)}")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
+    return record
+
+
+def records(table: str, root: Path | None = None) -> Iterator[Record]:
+    """Every record of a table in results/, by row, cell and seed; files being written are passed over."""
+    folder = (root or find_root()) / "results" / table
+    paths = [p for p in folder.glob("*/*/*.json") if not p.name.startswith(".")]
+    for path in sorted(paths, key=lambda p: (p.parts[:-1], len(p.stem), p.stem)):
+        yield read(path)

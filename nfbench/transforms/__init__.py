@@ -1,0 +1,1 @@
+"""Invertible maps, one idea per file."""

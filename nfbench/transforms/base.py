@@ -1,0 +1,97 @@
+"""The contract every invertible map keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# From the strongest claim to the weakest; a composition is as weak as its weakest part.
+LIKELIHOODS = ("exact", "estimate", "lower bound")
+
+
+class Transform(nn.Module, ABC):
+    """An invertible map between data ``x`` and noise ``z``, with the log-determinant of its Jacobian.
+
+    ``forward``: data -> noise, ``log_det = log|det dz/dx|``; ``inverse``: noise -> data,
+    ``log_det = log|det dx/dz|``. Both are in nats, summed over the event dimensions, shape (B,).
+    """
+
+    likelihood: str = "exact"
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data (B, *event) to noise; return the noise and log|det dz/dx| (B,)."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map noise (B, *event) to data; return the data and log|det dx/dz| (B,)."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether some statistic is set from data before the transform is evaluated."""
+        return any(child.needs_calibration for child in self.children() if isinstance(child, Transform))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+        """Set data-dependent statistics from the training set ``x`` (N, *event); return its image.
+
+        A transform without such statistics only passes the data on, ``batch_size`` rows at a time.
+        """
+        contexts = [None] if context is None else context.split(batch_size)
+        batches = x.split(batch_size)
+        pairs = zip(batches, contexts * (len(batches) if context is None else 1), strict=True)
+        return torch.cat([self(rows, given)[0] for rows, given in pairs])
+
+
+class Compose(Transform):
+    """Apply transforms in order, data -> noise: ``z = f_n(... f_1(x))``; log-determinants add."""
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+        self.likelihood = weakest(part.likelihood for part in self.parts)
+
+    @property
+    def parts(self) -> list[Transform]:
+        """The transforms in order, data -> noise."""
+        return [part for part in self.transforms if isinstance(part, Transform)]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any part needs statistics from data."""
+        return any(part.needs_calibration for part in self.parts)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data (B, *event) to noise; return the noise and log|det dz/dx| (B,)."""
+        total = None
+        for transform in self.transforms:
+            x, log_det = transform(x, context)
+            total = log_det if total is None else total + log_det
+        return x, no_volume_change(x) if total is None else total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map noise (B, *event) to data; return the data and log|det dx/dz| (B,)."""
+        total = None
+        for transform in reversed(self.parts):
+            z, log_det = transform.inverse(z, context)
+            total = log_det if total is None else total + log_det
+        return z, no_volume_change(z) if total is None else total
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+        """Calibrate each part on the image of the training set under the parts before it."""
+        for part in self.parts:
+            x = part.calibrate(x, context, batch_size)
+        return x
+
+
+def weakest(likelihoods: Iterable[str]) -> str:
+    """The weakest of the claims that parts make about their likelihood; exact if there are none."""
+    return max(likelihoods, key=LIKELIHOODS.index, default=LIKELIHOODS[0])
+
+
+def no_volume_change(x: Tensor) -> Tensor:
+    """Zero log-determinants (B,) for a map that keeps volume."""
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return torch.zeros(x.shape[0], dtype=dtype, device=x.device)

@@ -1,0 +1,74 @@
+"""Elementwise maps whose parameters a conditioner supplies: the inside of couplings and MAF."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# softplus(x + SOFTPLUS_SHIFT) = 1 at x = 0, so that a zero output means the identity.
+SOFTPLUS_SHIFT = math.log(math.e - 1)
+
+# A map from the raw output a of a network (and a bound) to the log of the multiplicative scale, data -> noise.
+SCALES = {
+    "exp": lambda a, bound: a,
+    "log_precision": lambda a, bound: 0.5 * a,
+    "tanh": lambda a, bound: bound * torch.tanh(a / bound),
+    "sigmoid": lambda a, bound: F.logsigmoid(a + 2.0),
+    "softplus": lambda a, bound: F.softplus(a + SOFTPLUS_SHIFT).log(),
+    "clamp": lambda a, bound: a.clamp(-bound, bound),
+}
+
+
+class Elementwise(nn.Module, ABC):
+    """A monotone scalar map applied to each dimension, with ``n_parameters`` numbers per dimension."""
+
+    n_parameters: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x`` with parameters (n_parameters, *x.shape); return z and log|dz/dx|, shaped as x."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``z`` back; return x and log|dx/dz|, shaped as z."""
+
+
+class Affine(Elementwise):
+    """Shift, then scale: ``z = (x - m) exp(s)`` with ``s = scale(a)`` and parameters (m, a).
+
+    ``scale`` names the map from the network's output a to the log-scale s:
+    ``exp`` s = a; ``log_precision`` s = a/2 (Papamakarios et al. 2017, MAF);
+    ``tanh`` s = b tanh(a/b); ``sigmoid`` s = log sigmoid(a + 2) (Kingma & Dhariwal 2018, Glow);
+    ``softplus`` s = log softplus(a + log(e-1)); ``clamp`` s = a cut to [-b, b]; b is ``bound``.
+
+    Raises:
+        ValueError: if ``scale`` is none of these, or ``bound`` is not positive.
+    """
+
+    n_parameters = 2
+
+    def __init__(self, *, scale: str = "exp", bound: float = 5.0) -> None:
+        super().__init__()
+        if scale not in SCALES:
+            raise ValueError(f"scale: expected one of {', '.join(SCALES)}; got {scale!r}")
+        if bound <= 0:
+            raise ValueError(f"scale_bound: expected a positive number, got {bound}")
+        self.scale, self.bound = scale, bound
+
+    def log_scale(self, a: Tensor) -> Tensor:
+        """The log of the multiplicative scale, s = scale(a), in nats."""
+        return SCALES[self.scale](a, self.bound)
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z = (x - m) exp(s) and s."""
+        shift, a = parameters.unbind(0)
+        log_scale = self.log_scale(a)
+        return (x - shift) * log_scale.exp(), log_scale
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = z exp(-s) + m and -s."""
+        shift, a = parameters.unbind(0)
+        log_scale = -self.log_scale(a)
+        return z * log_scale.exp() + shift, log_scale

@@ -1,0 +1,31 @@
+"""A transform turned round."""
+
+from torch import Tensor
+
+from .base import Transform
+
+
+class Inverse(Transform):
+    """The inverse of a transform: density and sampling change places.
+
+    An inverse autoregressive flow (Kingma et al. 2016) is ``Inverse`` of a masked autoregressive one.
+
+    Raises:
+        ValueError: if the transform takes statistics from data, which it would see at its noise side.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        if transform.needs_calibration:
+            raise ValueError("Inverse: expected a transform without data statistics; put batch norm beside it")
+        self.transform = transform
+        self.likelihood = transform.likelihood
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to noise by the wrapped inverse; return the noise and log|det dz/dx| (B,)."""
+        return self.transform.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map noise to data by the wrapped forward; return the data and log|det dx/dz| (B,)."""
+        x, log_det = self.transform(z, context)
+        return x, log_det
