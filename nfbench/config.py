@@ -1,16 +1,201 @@
-"""Experiments: what stands in experiments/, checked, typed and resolved. The only file that knows OmegaConf.
+"""Experiments: a cell of a row with every setting typed, checked and resolved.
 
-Precedence, and no more than this: constructor signature < row < cell < command line.
+Precedence, four levels and no more: constructor signature < row < cell < command line.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
-from nfbench.layers import Layer, command_line, fill, hint, read_yaml
 from nfbench.record import check_address, find_root
+from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set, in what batches; `seed` draws the set itself, where it is not read."""
+
+    name: str
+    batch_size: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What stands between the data and the flow; `logit` is the alpha of the logit transform."""
+
+    dequantize: Literal["none", "uniform"] = "none"
+    logit: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the flow is trained.
+
+    `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
+    improvement, `chunk` the optimizer steps between two chunk ends; `weight_decay` is added to the
+    gradient (L2), not decoupled from it.
+    """
+
+    objective: str = "maximum_likelihood"
+    max_steps: int | None = None
+    max_epochs: int | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    warmup_steps: int = 0
+    plateau_factor: float = 0.5
+    plateau_patience: int = 10
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    chunk: int = 64
+    compile: bool = False
+    eval_batch_size: int = 8192
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a row says of itself, and a cell in its stead; a cell's deviations add to its row's.
+
+    No deviations: the paper's recipe. A reduced budget is never a reproduction.
+    """
+
+    title: str
+    deviations: list[str] = field(default_factory=list)
+    reduced: str | None = None
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published number, its +- (table.yaml says what that means) and where it is printed."""
+
+    value: float
+    source: str
+    uncertainty: float | None = None
+
+
+SECTIONS = {"data": Data, "preprocess": Preprocess, "training": Training}
+NOTES = [f.name for f in fields(Notes)]
+ROW = [*NOTES, "flow", *SECTIONS, "cells"]
+CELL = [*NOTES, "flow", *SECTIONS, "reported"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One cell of a row with one seed, every setting resolved to a plain value."""
+
+    table: str
+    row: str
+    cell: str
+    seed: int
+    title: str
+    flow: dict[str, Any]
+    data: Data
+    preprocess: Preprocess
+    training: Training
+    deviations: tuple[str, ...]
+    reduced: str | None
+    cost: str
+    reported: Reported | None
+    overrides: tuple[str, ...]
+
+    def config(self) -> dict[str, Any]:
+        """All that determines the result, but for the seed."""
+        return {"flow": self.flow, **{key: asdict(getattr(self, key)) for key in SECTIONS}}
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the settings, in whatever order and spelling."""
+        text = json.dumps(self.config(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load(
+    row: str, cell: str, seed: int = 0, overrides: Sequence[str] = (), root: Path | None = None
+) -> Experiment:
+    """One cell of a row, resolved; `row` is table/row, or the row alone where one table has it.
+
+    Overrides are `section.key=value`; the experiment carries them sorted, each once, as JSON.
+
+    Raises:
+        UsageError: an unknown name or key, or a value of another type; it names the file and key.
+    """
+    table, name = find_row(row, root or find_root())
+    file = table.row(name)
+    file.check(ROW)
+    cells = file.section("cells")
+    if cell not in cells.values:
+        known = hint(cell, cells.values, "cells")
+        raise UsageError(f"unknown cell {cell!r} of {table.name}/{name}{known}")
+    own = cells.section(cell)
+    own.check(CELL)
+    words = command_line(overrides, ["flow", *SECTIONS])
+    levels = [Level(file.where, "", {"data": {"name": cell}}), file, own, words]
+    flow = pick_name(levels, "flow", flow_names())
+    pick_name(levels, "data", dataset_names())
+    schemas = {"flow": flow_schema(flow), **SECTIONS}
+    values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
+    notes = fill(Notes, file.only(NOTES), own.only(NOTES))
+    general = fill(Notes, file.only(NOTES))["deviations"]
+    experiment = Experiment(
+        table=table.name,
+        row=name,
+        cell=cell,
+        seed=seed,
+        flow=values["flow"],
+        **{key: schema(**values[key]) for key, schema in SECTIONS.items()},
+        **{**notes, "deviations": tuple(dict.fromkeys(general + notes["deviations"]))},
+        reported=read_reported(own),
+        overrides=canonical(words, values),
+    )
+    check_address(experiment)
+    return experiment
+
+
+def find_row(row: str, root: Path) -> tuple[Table, str]:
+    if "/" in row:
+        table, _, name = row.partition("/")
+        return load_table(table, root), name
+    tables = [load_table(name, root) for name in table_names(root)]
+    found = [table for table in tables if row in table.rows]
+    if len(found) > 1:
+        places = ", ".join(f"{table.name}/{row}" for table in found)
+        raise UsageError(f"row {row!r} is in several tables; name one of {places}")
+    if not found:
+        known = sorted({name for table in tables for name in table.rows})
+        raise UsageError(f"unknown row {row!r}{hint(row, known, 'rows')}")
+    return found[0], row
+
+
+def pick_name(levels: Sequence[Level], section: str, known: Sequence[str]) -> str:
+    """The last `name` that the levels give a section."""
+    given = [level.section(section) for level in levels if "name" in level.section(section).values]
+    if not given:
+        raise levels[0].error(f"{section}.name", f"missing{hint('', known)}")
+    name = given[-1].values["name"]
+    if name not in known:
+        raise given[-1].error("name", f"unknown {section} {name!r}{hint(name, known)}")
+    return str(name)
+
+
+def read_reported(cell: Level) -> Reported | None:
+    if cell.values.get("reported") is None:
+        return None
+    return Reported(**fill(Reported, cell.section("reported")))
+
+
+def canonical(words: Level, values: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Overrides as they were understood: `1e-3` and `0.001` are the same run."""
+    keys = [(section, key) for section in words.values for key in words.section(section).values]
+    return tuple(f"{s}.{k}={json.dumps(values[s][k])}" for s, k in sorted(keys))

@@ -4,8 +4,8 @@
     results/<table>/<row>/<cell>/<seed>.json  what a run gave
     runs/<table>/<row>/<cell>/<seed>/         its checkpoints and curves
 
-A record that exists is a cell that is done. A run with overrides of its own stays out of results/: its directory is
-runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/ and its record is record.json in there.
+A record that exists is a cell that is done. A run with overrides stays out of results/: its
+directory is runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/, with its record.json.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from nfbench.errors import UsageError
 
@@ -93,7 +93,9 @@ class Record:
         check_keys("model", self.model)
         check_keys("data", self.data)
         kind = self.likelihood.get("kind")
-        expect(kind in LIKELIHOODS, f"likelihood.kind: expected one of {LIKELIHOODS}, got {kind!r}")
+        expect(
+            kind in LIKELIHOODS, f"likelihood.kind: expected one of {LIKELIHOODS}, got {kind!r}"
+        )
         for key in ("test/log_likelihood", "test/log_likelihood_se", "test/n"):
             expect(self.metrics.get(key) is not None, f"metrics.{key}: missing")
         for key, value in self.metrics.items():
@@ -103,19 +105,19 @@ class Record:
 
     @property
     def table(self) -> str:
-        return self.experiment["table"]
+        return cast(str, self.experiment["table"])
 
     @property
     def row(self) -> str:
-        return self.experiment["row"]
+        return cast(str, self.experiment["row"])
 
     @property
     def cell(self) -> str:
-        return self.experiment["cell"]
+        return cast(str, self.experiment["cell"])
 
     @property
     def seed(self) -> int:
-        return self.experiment["seed"]
+        return cast(int, self.experiment["seed"])
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -148,8 +150,8 @@ def check_address(named: Named) -> None:
 def find_root() -> Path:
     """The folder that holds experiments/, results/ and runs/.
 
-    NFBENCH_ROOT, else the nearest folder from here upwards with an experiments/ in it, else the repository that the
-    package sits in.
+    NFBENCH_ROOT, else the nearest folder from here upwards with an experiments/ in it, else the
+    repository that the package sits in.
 
     Raises:
         UsageError: there is none of the three.
@@ -185,7 +187,7 @@ def record_path(named: Named, root: Path | None = None) -> Path:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Writes `text`; a reader, or a crash, meets the old file or the new one, nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -202,11 +204,13 @@ def write(record: Record, root: Path | None = None) -> Path:
     """Writes a record to its place, in place of nothing or of a failed one.
 
     Raises:
-        UsageError: a record that is done stands there, or a value is not JSON (NaN and infinity are not).
+        UsageError: a finished record stands there, or a value is not JSON (NaN is not).
     """
     path = record_path(record, root)
     if path.exists() and read(path).status == "done":
-        raise UsageError(f"{path}: a finished record stands here; move it away to run this cell again")
+        raise UsageError(
+            f"{path}: a finished record stands here; move it away to run this cell again"
+        )
     try:
         text = json.dumps(asdict(record), sort_keys=True, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -219,8 +223,8 @@ def read(path: Path) -> Record:
     """Reads one record, strictly.
 
     Raises:
-        UsageError: no such file, not JSON, another version, a missing or unknown key, a number that is none, or a
-            content that belongs to another path.
+        UsageError: no such file, not JSON, another version, a missing or unknown key, a number
+            that is none, or a content that belongs to another path.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
@@ -236,7 +240,7 @@ def read(path: Path) -> Record:
 
 
 def records(table: str, root: Path | None = None) -> Iterator[Record]:
-    """Every record of a table in results/, by row, cell and seed; files being written are passed over."""
+    """Every record of a table in results/, by row, cell and seed; no file still being written."""
     folder = (root or find_root()) / "results" / table
     paths = [p for p in folder.glob("*/*/*.json") if not p.name.startswith(".")]
     for path in sorted(paths, key=lambda p: (p.parts[:-1], len(p.stem), p.stem)):

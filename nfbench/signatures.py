@@ -1,4 +1,4 @@
-"""Constructor signatures, read from the source and not by import: loading an experiment imports no flow, so no torch."""
+"""Constructor signatures, read from the source: loading an experiment imports no flow."""
 
 import ast
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ def dataset_names(package: Path = DATA) -> tuple[str, ...]:
 
 @cache
 def flow_schema(name: str, package: Path = FLOWS) -> type:
-    """A dataclass of the settings of a flow: its name, and the keyword-only arguments of its constructor.
+    """A dataclass of a flow's settings: its name, and its constructor's keyword-only arguments.
 
     Raises:
         ValueError: the constructor is not written in a way that can be read without running it.
     """
     function = _function(package, _registry(package, "FLOWS")[name])
     settings = [("name", str, field(default=name)), *_settings(function)]
-    return make_dataclass(name, settings)
+    return make_dataclass(name, settings, kw_only=True)
 
 
 def _settings(function: ast.FunctionDef) -> Iterator[tuple[str, Any, Any]]:
@@ -69,14 +69,15 @@ def _type(annotation: ast.expr | None) -> Any:
 
 
 def _registry(package: Path, name: str) -> dict[str, str]:
-    """The dict literal `name` of a package's __init__: key -> the expression that it stands for."""
+    """The dict literal `name` of a package's __init__: key -> the expression it stands for."""
     for node in _parse(package / "__init__.py").body:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id=target)], value=ast.Dict(keys, values))
                 | ast.AnnAssign(target=ast.Name(id=target), value=ast.Dict(keys, values))
             ) if target == name:
-                return {ast.literal_eval(k): ast.unparse(v) for k, v in zip(keys, values) if k}
+                pairs = zip(keys, values, strict=True)
+                return {ast.literal_eval(k): ast.unparse(v) for k, v in pairs if k is not None}
     raise ValueError(f"{package}/__init__.py: expected {name} = {{...}}, a dict literal")
 
 

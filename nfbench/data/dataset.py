@@ -15,7 +15,7 @@ from nfbench.errors import UsageError
 
 
 class MissingDataError(UsageError):
-    """No file of a data set is there; the message says what was looked for and what provides it."""
+    """A data set has no files here; the message names what was looked for and what provides it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Splits:
     test: np.ndarray
     source: str = "generated"
     labels: Mapping[str, np.ndarray] | None = None
+
+    NAMES: ClassVar[tuple[str, str, str]] = ("train", "val", "test")
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

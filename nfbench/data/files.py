@@ -1,9 +1,8 @@
 """Files from outside: opened without trust, refused by name, written whole or not at all."""
 
 import gzip
-import hashlib
 import os
-import tempfile
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,16 @@ import numpy as np
 
 from nfbench.errors import UsageError
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+)
+
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
@@ -23,7 +32,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path}: cannot be read ({error}); the file may be cut short or of another kind: "
             "delete it and provide it again"
@@ -34,16 +43,15 @@ def reading(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes the name `path` only once it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(handle.name, path)
-    except BaseException:
-        os.unlink(handle.name)
-        raise
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_matrix(path: Path, n_rows: int, n_columns: int) -> np.ndarray:
@@ -69,6 +77,8 @@ def check_matrix(path: Path, matrix: np.ndarray, n_rows: int, n_columns: int) ->
 def peek(path: Path) -> None:
     """Open the container, reading next to nothing, to tell a broken file from a sound one."""
     with reading(path):
+        if path.stat().st_size == 0:
+            raise ValueError("it is empty")
         match path.suffix:
             case ".npy":
                 np.load(path, mmap_mode="r", allow_pickle=False)
@@ -81,36 +91,3 @@ def peek(path: Path) -> None:
             case ".gz":
                 with gzip.open(path) as text:
                     text.read(1)
-            case _ if path.stat().st_size == 0:
-                raise ValueError("it is empty")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sidecar(path: Path) -> Path:
-    """The file beside `path` that holds its SHA-256, as `sha256sum` writes it."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def record_sha256(path: Path) -> None:
-    with replacing(sidecar(path)) as file:
-        file.write(f"{sha256(path)}  {path.name}\n".encode())
-
-
-def recorded_sha256(path: Path) -> str | None:
-    """What the sidecar says, or None without one."""
-    if not sidecar(path).is_file():
-        return None
-    with reading(sidecar(path)):
-        return sidecar(path).read_text().split()[0]
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    if (got := sha256(path)) != expected:
-        raise UsageError(
-            f"{path}: expected sha256 {expected}, got {got}; the file is not the one it was: "
-            "delete it and provide it again"
-        )

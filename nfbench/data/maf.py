@@ -28,7 +28,7 @@ def hold_out(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_and_standardize(rows: np.ndarray, source: Source) -> Splits:
-    """Hold out a test, then a validation set; scale all by train + validation (std with ddof 0)."""
+    """Hold out a test, then a validation set; scale by train + validation (std with ddof 0)."""
     rest, test = hold_out(rows)
     mean, std = rest.mean(axis=0), rest.std(axis=0)
     train, val = hold_out(rest)
@@ -40,9 +40,11 @@ def repeats_its_minimum(rows: np.ndarray) -> np.ndarray:
 
     The published code calls this the largest count of any value; it is the count of the smallest.
     """
-    return (rows == rows.min(axis=0)).sum(axis=0) > 5
+    n_repeats: np.ndarray = (rows == rows.min(axis=0)).sum(axis=0)
+    return n_repeats > 5
 
 
 def as_splits(train: np.ndarray, val: np.ndarray, test: np.ndarray, *, source: Source) -> Splits:
-    single = (np.ascontiguousarray(split, dtype=np.float32) for split in (train, val, test))
-    return Splits(*single, source=str(source))
+    """Splits in single precision, as the published code leaves them."""
+    single = [np.ascontiguousarray(split, dtype=np.float32) for split in (train, val, test)]
+    return Splits(single[0], single[1], single[2], source=str(source))

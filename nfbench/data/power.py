@@ -1,8 +1,8 @@
 """POWER: the electricity use of one household by the minute, 2006 to 2010 (UCI)."""
 
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -44,6 +44,13 @@ class Power(Dataset):
             about="the UCI readings as integers with a mask of the minutes measured",
             checksum="sha256:9b9f1ab90b7df829a7e9a7290ee0f417a2f1236bd75cd079e9c186909257e15d",
         ),
+    )
+    known: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "power/household_power_consumption.npz": (
+                "20712a9e2c498400acc9d7aef6d66138d12aa7936c8006198173a6de0e5413ed"
+            )
+        }
     )
 
     def read(self, root: Path, seed: int) -> Splits:

@@ -9,6 +9,7 @@ from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.coupling import Coupling, ShiftAndScale
 from nfbench.transforms.elementwise import Affine
 from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.permute import Permute, alternate
 
 from .flow import Flow
 
@@ -34,7 +35,7 @@ def realnvp(
     if features < 2:
         raise ValueError(f"realnvp: expected at least 2 dimensions to split in halves, got {features}")
     halves = (features - features // 2, features // 2)  # even, odd dimensions
-    parts: list[Transform] = []
+    parts: list[Transform] = [Permute(alternate(features))]
     for layer in range(layers):
         fixed, mapped = halves[::-1] if layer % 2 else halves
         shift, raw_scale = (
@@ -42,7 +43,8 @@ def realnvp(
             for name in (shift_activation, scale_activation)
         )
         affine = Affine(scale=scale, bound=scale_bound)
-        parts.append(Coupling(ShiftAndScale(shift, raw_scale), affine, swap=layer % 2 == 1))
+        conditioner = ShiftAndScale(shift, raw_scale)
+        parts.append(Coupling(conditioner, affine, n_first=halves[0], swap=layer % 2 == 1))
         if batch_norm:
             parts.append(BatchNorm(features))
     return Flow(StandardNormal([features]), Compose(parts))

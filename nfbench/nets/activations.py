@@ -14,12 +14,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation called ``name``.
+def check_activation(name: str) -> str:
+    """Return ``name`` if it is that of an activation.
 
     Raises:
         ValueError: if there is none of that name.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {name!r}")
-    return ACTIVATIONS[name]
+    return name

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .activations import ACTIVATIONS
 from .made import MADE
 
 # (parameters (P, B) of one dimension, noise (B,)) -> (its value (B,), a log term (B,), added up over dimensions)
@@ -82,6 +83,7 @@ def incremental(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None 
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
     given = None if made.context_weight is None else made.context_weight @ made.given(context).t()
     total = noise.new_zeros(n)
+    activate = ACTIVATIONS[made.activation]
     for n_generated, step in enumerate(plan(made)):
         below, n_below = generated, n_generated
         for layer, new in enumerate(step.new):
@@ -89,7 +91,7 @@ def incremental(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None 
                 units = torch.addmm(step.biases[layer], step.weights[layer], below[:n_below])
                 if layer == 0 and given is not None:
                     units += given[new]
-                hidden[layer][new] = made.activation(units)
+                hidden[layer][new] = activate(units)
             below, n_below = hidden[layer], new.stop
         parameters = torch.addmm(step.biases[-1], step.weights[-1], below[:n_below])  # (P, B)
         value, log_term = solve(parameters, noise[step.dimension])

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import activation as activation_named
+from .activations import check_activation
+from .chain import chain
 from .init import initialize
 
 
@@ -36,7 +37,7 @@ class MADE(nn.Module):
         if not hidden:
             raise ValueError("hidden: expected at least one hidden layer, got none")
         self.features, self.n_parameters = features, n_parameters
-        self.activation = activation_named(activation)
+        self.activation = check_activation(activation)
         widths = [features, *hidden, n_parameters * features]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False))
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
@@ -56,14 +57,10 @@ class MADE(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, features) of every dimension in one pass."""
-        *inner, last = zip(self.masked_weights(), self.biases, strict=True)
-        h = x
-        for layer, (weight, bias) in enumerate(inner):
-            h = F.linear(h, weight, bias)
-            if layer == 0 and self.context_weight is not None:
-                h = h + F.linear(self.given(context), self.context_weight)
-            h = self.activation(h)
-        h = F.linear(h, *last)  # (B, P * D)
+        offset = None
+        if self.context_weight is not None:
+            offset = F.linear(self.given(context), self.context_weight)
+        h = chain(x, self.masked_weights(), self.biases, self.activation, offset)  # (B, P * D)
         return h.view(-1, self.n_parameters, self.features).movedim(1, 0)
 
     def given(self, context: Tensor | None) -> Tensor:

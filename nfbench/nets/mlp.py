@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import activation as activation_named
+from .activations import check_activation
+from .chain import chain
 from .init import initialize
 
 
@@ -29,7 +29,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.n_parameters, self.out_features = n_parameters, out_features
-        self.activation = activation_named(activation)
+        self.activation = check_activation(activation)
         widths = [in_features + context_features, *hidden, n_parameters * out_features]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False))
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
@@ -38,8 +38,5 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, out_features)."""
         h = x if context is None else torch.cat([x, context], dim=1)
-        *inner, last = zip(self.weights, self.biases, strict=True)
-        for weight, bias in inner:
-            h = self.activation(F.linear(h, weight, bias))
-        h = F.linear(h, *last)  # (B, P * D)
+        h = chain(h, self.weights, self.biases, self.activation)  # (B, P * D)
         return h.view(-1, self.n_parameters, self.out_features).movedim(1, 0)

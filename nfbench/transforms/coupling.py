@@ -8,27 +8,31 @@ from .elementwise import Elementwise
 
 
 class Coupling(Transform):
-    """``z_B = f(x_B; net(x_A)), z_A = x_A`` over alternate dimensions (Dinh et al. 2016, equations 4-9).
+    """``z_B = f(x_B; net(x_A)), z_A = x_A`` (Dinh et al. 2016, equations 4-9).
 
-    A is the even dimensions, or the odd ones if ``swap``. ``conditioner`` maps (B, |A|) and a context to
-    parameters (P, B, |B|).
+    A is the first ``n_first`` dimensions and B the rest, or the other way round if ``swap``; a permutation before
+    the first coupling makes of the two any halves. Contiguous halves are views: nothing is masked or gathered.
+
+    Args:
+        conditioner: from (B, |A|) and a context to the parameters of the map, each (B, |B|).
+        elementwise: the map f.
     """
 
-    def __init__(self, conditioner: nn.Module, elementwise: Elementwise, *, swap: bool = False) -> None:
+    def __init__(
+        self, conditioner: nn.Module, elementwise: Elementwise, *, n_first: int, swap: bool = False
+    ) -> None:
         super().__init__()
-        self.conditioner, self.elementwise, self.swap = conditioner, elementwise, swap
+        self.conditioner, self.elementwise = conditioner, elementwise
+        self.n_first, self.swap = n_first, swap
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The fixed half A and the mapped half B."""
-        even, odd = x[:, ::2], x[:, 1::2]
-        return (odd, even) if self.swap else (even, odd)
+        first, rest = x[:, : self.n_first], x[:, self.n_first :]
+        return (rest, first) if self.swap else (first, rest)
 
     def join(self, fixed: Tensor, mapped: Tensor) -> Tensor:
         """Put the halves back in their places."""
-        even, odd = (mapped, fixed) if self.swap else (fixed, mapped)
-        x = mapped.new_empty(even.shape[0], even.shape[1] + odd.shape[1])
-        x[:, ::2], x[:, 1::2] = even, odd
-        return x
+        return torch.cat((mapped, fixed) if self.swap else (fixed, mapped), dim=1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data (B, D) to noise in one pass."""
@@ -44,12 +48,12 @@ class Coupling(Transform):
 
 
 class ShiftAndScale(nn.Module):
-    """Two separate networks, one for the shift and one for the raw scale: parameters (2, B, D)."""
+    """Two separate networks, one for the shift and one for the raw scale; each gives (1, B, D)."""
 
     def __init__(self, shift: nn.Module, scale: nn.Module) -> None:
         super().__init__()
         self.shift, self.scale = shift, scale
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return (shift, raw scale), each network giving (1, B, D)."""
-        return torch.cat([self.shift(x, context), self.scale(x, context)])
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return shift and raw scale, each (B, D)."""
+        return self.shift(x, context)[0], self.scale(x, context)[0]

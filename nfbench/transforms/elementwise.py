@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 SOFTPLUS_SHIFT = math.log(math.e - 1)
 
 # A map from the raw output a of a network (and a bound) to the log of the multiplicative scale, data -> noise.
-SCALES = {
+SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "exp": lambda a, bound: a,
     "log_precision": lambda a, bound: 0.5 * a,
     "tanh": lambda a, bound: bound * torch.tanh(a / bound),
@@ -21,17 +22,21 @@ SCALES = {
 }
 
 
+# One tensor (P, *x.shape), or P tensors shaped as x.
+Parameters = Tensor | Sequence[Tensor]
+
+
 class Elementwise(nn.Module, ABC):
     """A monotone scalar map applied to each dimension, with ``n_parameters`` numbers per dimension."""
 
     n_parameters: int
 
     @abstractmethod
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x`` with parameters (n_parameters, *x.shape); return z and log|dz/dx|, shaped as x."""
+    def forward(self, x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Map ``x`` with its ``n_parameters`` parameters; return z and log|dz/dx|, shaped as x."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Map ``z`` back; return x and log|dx/dz|, shaped as z."""
 
 
@@ -61,14 +66,14 @@ class Affine(Elementwise):
         """The log of the multiplicative scale, s = scale(a), in nats."""
         return SCALES[self.scale](a, self.bound)
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return z = (x - m) exp(s) and s."""
-        shift, a = parameters.unbind(0)
+        shift, a = parameters
         log_scale = self.log_scale(a)
         return (x - shift) * log_scale.exp(), log_scale
 
-    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return x = z exp(-s) + m and -s."""
-        shift, a = parameters.unbind(0)
+        shift, a = parameters
         log_scale = -self.log_scale(a)
         return z * log_scale.exp() + shift, log_scale

@@ -1,0 +1,124 @@
+"""From an experiment to the objects it names: data, model, schedule, module."""
+
+from collections.abc import Sequence
+
+import torch
+
+from nfbench.config import Experiment, Preprocess
+from nfbench.data import DATA
+from nfbench.data.base import DataModule
+from nfbench.data.dataset import Dataset
+from nfbench.errors import UsageError
+from nfbench.flows import FLOWS
+from nfbench.flows.flow import Flow
+from nfbench.module import DensityModule
+from nfbench.objectives import OBJECTIVES
+from nfbench.schedule import Schedule
+from nfbench.selection import Selection
+from nfbench.transforms.base import Transform
+from nfbench.transforms.dequantize import Dequantize
+from nfbench.transforms.logit import Logit
+from nfbench.transforms.reshape import Flatten
+
+
+def build_data(experiment: Experiment) -> DataModule:
+    """The experiment's data set and batches."""
+    return DataModule(
+        DATA[experiment.data.name],
+        batch_size=experiment.data.batch_size,
+        seed=experiment.seed,
+        data_seed=experiment.data.seed,
+        eval_batch_size=experiment.training.eval_batch_size,
+    )
+
+
+def build_model(experiment: Experiment, dataset: Dataset) -> Flow:
+    """The experiment's flow behind its preprocessing, with weights drawn by the experiment's seed.
+
+    Raises:
+        UsageError: if the flow or the preprocessing cannot take these arguments or this data.
+    """
+    arguments = {key: value for key, value in experiment.flow.items() if key != "name"}
+    torch.manual_seed(experiment.seed)
+    try:
+        flow = FLOWS[experiment.flow["name"]](dataset.event_shape, **arguments)
+        return flow.after(preprocessing(experiment.preprocess, dataset))
+    except ValueError as error:
+        raise UsageError(f"{experiment.table}/{experiment.row} on {dataset.name}: {error}") from error
+
+
+def preprocessing(settings: Preprocess, dataset: Dataset) -> Sequence[Transform]:
+    """The transforms between data and flow, data first; they carry their own log-determinants."""
+    parts: list[Transform] = []
+    if (dataset.levels is None) != (settings.dequantize == "none"):
+        kind = "continuous" if dataset.levels is None else f"discrete ({dataset.levels} values)"
+        wanted = "none" if dataset.levels is None else "uniform"
+        raise ValueError(f"preprocess.dequantize: {kind} data need {wanted!r}, got {settings.dequantize!r}")
+    if dataset.levels is not None:
+        parts.append(Dequantize(dataset.levels))
+    if settings.logit is not None:
+        if dataset.levels is None:
+            raise ValueError("preprocess.logit: expected data in [0, 1), got continuous data of unknown range")
+        parts.append(Logit(settings.logit))
+    if len(dataset.event_shape) > 1:
+        parts.append(Flatten(dataset.event_shape))
+    return parts
+
+
+def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
+    """The fixed points of the experiment's training.
+
+    Raises:
+        UsageError: if nothing ever ends it.
+    """
+    training = experiment.training
+    limits = [training.max_steps, training.max_epochs and training.max_epochs * steps_per_epoch]
+    given = [limit for limit in limits if limit is not None]
+    if not given and training.patience is None:
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: nothing ends the training; "
+            "give one of training.max_steps, training.max_epochs, training.patience"
+        )
+    return Schedule(
+        steps_per_epoch=steps_per_epoch,
+        max_steps=min(given, default=None),
+        validate_every=training.validate_every if training.validate_every is not None else steps_per_epoch,
+        chunk=training.chunk,
+        learning_rate=training.learning_rate,
+        shape=training.schedule,
+        warmup_steps=training.warmup_steps,
+    )
+
+
+def build_module(experiment: Experiment, model: Flow, schedule: Schedule) -> DensityModule:
+    """The LightningModule that trains the model as the experiment says.
+
+    Raises:
+        UsageError: if there is no such objective or optimizer.
+    """
+    training = experiment.training
+    if training.objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise UsageError(f"training.objective: expected one of {known}; got {training.objective!r}")
+    plateau = training.schedule == "plateau"
+    selection = Selection(
+        patience=training.patience,
+        plateau_patience=training.plateau_patience if plateau else None,
+        plateau_factor=training.plateau_factor,
+    )
+    try:
+        return DensityModule(
+            model,
+            OBJECTIVES[training.objective],
+            schedule,
+            selection,
+            optimizer=training.optimizer,
+            adam_eps=training.adam_eps,
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            ema_decay=training.ema_decay,
+            compile=training.compile,
+            seed=experiment.seed,
+        )
+    except ValueError as error:
+        raise UsageError(f"{experiment.table}/{experiment.row}: {error}") from error

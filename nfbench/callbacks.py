@@ -1,0 +1,224 @@
+"""What happens beside the training: checkpoints, signals, the curve, the progress bar."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nfbench import checkpoint
+from nfbench.errors import UsageError
+
+from .module import DensityModule
+
+log = logging.getLogger("nfbench")
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was told to stop; it has left a checkpoint at ``step`` to go on from."""
+
+    def __init__(self, step: int, received: signal.Signals) -> None:
+        super().__init__(f"{received.name} at step {step}")
+        self.step, self.received = step, received
+
+
+class Checkpoints(pl.Callback):
+    """Keeps ``last.pt`` (to resume from) and ``best.pt`` (the weights of the best validation).
+
+    ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal asks the run
+    to stop; a signal handler only sets a flag. A second Ctrl-C stops at once.
+    """
+
+    def __init__(self, directory: Path, settings: str) -> None:
+        self.last, self.best, self.settings = directory / "last.pt", directory / "best.pt", settings
+        self.seconds = 0.0  # of training before this process
+        self.received: signal.Signals | None = None
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    def resume(self, module: DensityModule) -> bool:
+        """Load ``last.pt`` into the module, if there is one; tell whether there was.
+
+        Raises:
+            UsageError: if it belongs to other settings.
+        """
+        if not self.last.exists():
+            return False
+        state = checkpoint.load(self.last)
+        if state["settings"] != self.settings:
+            raise UsageError(
+                f"{self.last}: expected a checkpoint of settings {self.settings}, got one of {state['settings']}: "
+                "the row has changed since; move its folder away to start afresh"
+            )
+        module.model.load_state_dict(state["model"])
+        module.average = state["average"]
+        for name, value in state["selection"].items():
+            setattr(module.selection, name, value)
+        module.step, module.optimizer_state = state["step"], state["optimizer"]
+        self.seconds = state["seconds"]
+        return True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over."""
+        self.started = self.saved = time.monotonic()
+        for received in (signal.SIGINT, signal.SIGTERM):
+            self.handlers[received] = signal.signal(received, self.note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save at a chunk end if it is time to, unless a validation comes first."""
+        assert isinstance(pl_module, DensityModule)
+        if pl_module.schedule.validates_at(pl_module.step):
+            return
+        if self.received or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+            self.save(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights that were just evaluated if they are the best so far."""
+        assert isinstance(pl_module, DensityModule)
+        if pl_module.improved:
+            state = {"model": pl_module.model.state_dict(), "step": pl_module.step}
+            checkpoint.save(self.best, state)
+            pl_module.improved = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after a validation."""
+        assert isinstance(pl_module, DensityModule)
+        self.save(pl_module)
+
+    def save(self, module: DensityModule) -> None:
+        """Write ``last.pt``; then stop if a signal came."""
+        optimizer = module.optimizers()
+        state = {
+            "settings": self.settings,
+            "model": module.model.state_dict(),
+            "average": module.average,
+            "optimizer": optimizer.optimizer.state_dict(),
+            "selection": module.selection.state(),
+            "step": module.step,
+            "seconds": self.seconds + time.monotonic() - self.started,
+        }
+        checkpoint.save(self.last, state)
+        self.saved = time.monotonic()
+        if self.received:
+            raise InterruptedRunError(module.step, self.received)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal until the next chunk end; let the next one through."""
+        self.received = signal.Signals(number)
+        signal.signal(number, self.handlers[self.received])
+        log.warning("%s received: stopping at the next chunk end", self.received.name)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for received, handler in self.handlers.items():
+            signal.signal(received, handler)
+        self.handlers = {}
+
+
+class Curve(pl.Callback):
+    """Appends one JSON line per validation to ``curve.jsonl``: step, training loss, validation, learning rate."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect the chunk's losses, still on the device."""
+        self.losses.append(outputs["losses"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the interval's line; lines of steps that a resumed run takes again are dropped first."""
+        assert isinstance(pl_module, DensityModule)
+        if not self.losses or pl_module.summary is None:
+            return
+        line = {
+            "step": pl_module.step,
+            "train_loss": torch.cat(self.losses).double().mean().item(),
+            "val_log_likelihood": pl_module.summary.mean,
+            "val_log_likelihood_se": pl_module.summary.se,
+            "learning_rate": pl_module.rate(),
+        }
+        self.losses = []
+        kept = [earlier for earlier in read_curve(self.path) if earlier["step"] < pl_module.step]
+        if len(kept) < len(read_curve(self.path)):
+            self.path.write_text("".join(json.dumps(earlier) + "\n" for earlier in kept))
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a curve file, oldest first; none if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class ProgressBar(pl.Callback):
+    """A bar on a terminal, a log line per validation elsewhere.
+
+    Args:
+        label: what is running.
+        unit: ``nats`` or ``bits/dim``.
+        show: from a log-likelihood in nats to a number in ``unit``.
+    """
+
+    def __init__(self, label: str, unit: str, show: Callable[[float], float], *, bar: bool) -> None:
+        self.label, self.unit, self.show, self.bar = label, unit, show, bar
+        self.progress: Progress | None = None
+        self.train = ""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the bar where the run starts."""
+        assert isinstance(pl_module, DensityModule)
+        if self.bar:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+            self.progress = Progress(*columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            self.progress.start()
+            total = pl_module.schedule.max_steps
+            self.task = self.progress.add_task(self.label, total=total, completed=pl_module.step, now="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the chunk's mean."""
+        if self.progress:
+            self.train = f"train {self.show(-outputs['losses'].mean().item()):.3f}"
+            self.refresh(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the validation."""
+        assert isinstance(pl_module, DensityModule)
+        if pl_module.summary is not None and trainer.state.fn == "fit":
+            if self.progress:
+                self.refresh(pl_module)
+            else:
+                log.info("%s: step %s, val %s", self.label, pl_module.step, self.value(pl_module.summary.mean))
+
+    def value(self, nats: float) -> str:
+        """A log-likelihood as shown."""
+        return f"{self.show(nats):.4f} {self.unit}"
+
+    def refresh(self, module: pl.LightningModule) -> None:
+        """Redraw the bar."""
+        assert isinstance(module, DensityModule) and self.progress
+        best = module.selection.best
+        val = f"best val {self.value(best)}" if module.selection.best_step else self.unit
+        self.progress.update(self.task, completed=module.step, now=f"{self.train}  {val}")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the terminal as it was."""
+        if self.progress:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,41 @@
+"""Checkpoints: plain state, written atomically, read without executing anything."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nfbench.errors import UsageError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors and plain values) to a temporary name beside ``path``, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Raises:
+        UsageError: if the file is not a readable checkpoint; the message names it.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch raises several unrelated types for a damaged file
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path}: expected a checkpoint, got an unreadable file ({reason}); delete it") from error
+    return state

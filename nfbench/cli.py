@@ -1,0 +1,268 @@
+"""The command line: parse, call, print. Torch is imported only by the commands that compute."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfbench.errors import UsageError
+
+log = logging.getLogger("nfbench")
+USAGE_ERROR, INTERRUPTED, FAILED = 2, 130, 1
+
+
+class Commands(click.Group):
+    """Commands in the order they are written here; a UsageError is one line and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, unsorted."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; show what is the user's to mend without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            click.echo(f"nfbench: {error}", err=True)
+            ctx.exit(USAGE_ERROR)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nfbench")
+def main() -> None:
+    """Reproduce the published tables of normalizing flows, with a verdict.
+
+    \b
+    nfbench reproduce demo                      a small table, in minutes, without a download
+    nfbench data list                           which data sets are here
+    nfbench run maf_5_bounded power --seed 0    one cell: train, test, write its record
+    nfbench table maf2017_table1                ours beside the paper's, from the records
+    """
+
+
+@main.command()
+@click.argument("row")
+@click.argument("cell")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights, batches and noise.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads.")
+@click.option("--bar/--no-bar", default=None, help="Progress bar; by default where there is a terminal.")
+def run(
+    row: str, cell: str, overrides: tuple[str, ...], seed: int, device: str, threads: int, bar: bool | None
+) -> None:
+    """Train and test one cell of a table and write its record.
+
+    ROW is a row's name, or TABLE/ROW where several tables have it; CELL is a column. A run that was cut goes on from
+    its last checkpoint; a finished one is left as it is. Settings can be overridden, as in
+
+    \b
+        nfbench run maf_5 power training.max_steps=1000 flow.layers=3
+
+    but the record of such a run stays with the run and is never shown in the table.
+    """
+    from nfbench import record
+    from nfbench.config import load
+    from nfbench.launch.plan import spelled
+
+    experiment = load(row, cell, seed, overrides)
+    with logging_to(record.run_dir(experiment) / "log.txt"):
+        from nfbench.callbacks import InterruptedRunError
+        from nfbench.run import run as run_experiment
+
+        try:
+            show_bar = sys.stderr.isatty() if bar is None else bar
+            result = run_experiment(experiment, device=device, threads=threads, bar=show_bar)
+        except InterruptedRunError as stopped:
+            log.warning("stopped by %s; to go on from there: %s", stopped, spelled(experiment))
+            sys.exit(INTERRUPTED)
+        except UsageError:
+            raise
+        except Exception:
+            log.exception("the run crashed; what it saved is in %s", record.run_dir(experiment))
+            sys.exit(FAILED)
+    for line in summary(result.metrics, result.failure):
+        click.echo(line)
+    sys.exit(FAILED if result.failure else 0)
+
+
+@main.command()
+@click.argument("table")
+@click.option("--row", "rows", multiple=True, help="Only this row (repeatable).")
+@click.option("--cell", "cells", multiple=True, help="Only this cell (repeatable).")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Seeds 0 to N-1.")
+@click.option("--jobs", type=click.IntRange(1), help="Cells side by side; by default as many as cores allow, one on a GPU.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads of each cell.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
+def reproduce(
+    table: str,
+    rows: tuple[str, ...],
+    cells: tuple[str, ...],
+    seeds: int,
+    jobs: int | None,
+    device: str,
+    threads: int,
+    dry_run: bool,
+) -> None:
+    """Run what is missing of a table, then render it.
+
+    Finished cells are skipped and started ones go on; a cell that fails does not stop the rest. Each cell runs in a
+    process of its own, by the command that `nfbench run --help` describes, with a log beside its checkpoints.
+    """
+    from nfbench.launch.reproduce import reproduce as reproduce_table
+
+    good = reproduce_table(
+        table, rows=rows, cells=cells, seeds=range(seeds), jobs=jobs, device=device, threads=threads, dry_run=dry_run
+    )
+    sys.exit(0 if good else FAILED)
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]...")
+@click.option("--all", "every", is_flag=True, help="Every table.")
+@click.option("--check", is_flag=True, help="Fail if the committed Markdown differs from what the records give.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["terminal", "markdown", "latex", "csv"]),
+    default="terminal",
+    show_default=True,
+    help="What to print; results/TABLE.md is written in any case, unless --check.",
+)
+def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
+    """Render tables from the records in results/."""
+    from nfbench import tables
+    from nfbench.catalog import table_names
+
+    chosen = table_names() if every else names
+    if not chosen:
+        raise UsageError(f"table: expected a name or --all (tables: {', '.join(table_names())})")
+    for name in chosen:
+        if check:
+            tables.check(name)
+            click.echo(f"{name}: the committed table is what the records give")
+            continue
+        tables.write(name)
+        show_table(name, form)
+
+
+def show_table(name: str, form: str) -> None:
+    """Print a table in one of its forms."""
+    from rich.console import Console
+
+    from nfbench import tables
+
+    view = tables.build(name)
+    if form == "terminal":
+        Console().print(tables.terminal(view))
+    else:
+        render = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form]
+        click.echo(render(view), nl=False)
+
+
+@main.group()
+def data() -> None:
+    """The data sets: what is here, how to get the rest, whether it is whole."""
+
+
+@data.command("list")
+def data_list() -> None:
+    """List every data set and whether its files are here."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from nfbench.data import DATA, data_root
+    from nfbench.data.manage import status
+
+    view = Table("name", "data set", "train / val / test", "state", "size", "where", title=f"data root: {data_root()}")
+    for name in DATA:
+        found = status(name)
+        sizes = " / ".join(f"{n:,}" for n in found.sizes)
+        size = decimal(found.n_bytes) if found.n_bytes else ""
+        view.add_row(name, found.title, sizes, found.state, size, found.where)
+    Console().print(view)
+
+
+@data.command("prepare")
+@click.argument("name")
+@click.option("--source", metavar="FILE", help="Which of its sources, by first file; see the message of a missing set.")
+def data_prepare(name: str, source: str | None) -> None:
+    """Download (checksummed, resumable) or convert what a data set needs."""
+    from nfbench.data.manage import prepare
+
+    click.echo(f"{name}: ready in {prepare(name, source=source)}")
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def data_verify(names: tuple[str, ...]) -> None:
+    """Read data sets whole, check sizes and values, and print their fingerprints."""
+    from nfbench.data.manage import verify
+
+    for name in names:
+        click.echo(f"{name}: {verify(name)}")
+
+
+@main.command()
+@click.argument("table")
+@click.option("--seed", default=0, show_default=True)
+def plot(table: str, seed: int) -> None:
+    """Draw the densities and samples that a table's runs left, to results/TABLE.png."""
+    from nfbench.plots import gallery
+
+    path = gallery(table, seed=seed)
+    if path is None:
+        raise UsageError(f"{table}: expected pictures of its runs in runs/{table}, got none; run its cells first")
+    click.echo(path)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send the log to the terminal, and to a file beside the run's checkpoints."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = []
+    # A launched run's own output already ends in this file.
+    if not is_stderr(path):
+        handlers.append(logging.FileHandler(path))
+    handlers.append(logging.StreamHandler())
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def is_stderr(path: Path) -> bool:
+    """Whether standard error is this file."""
+    try:
+        return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
+    except (OSError, ValueError):
+        return False
+
+
+def summary(metrics: dict[str, Any], failure: dict[str, Any] | None) -> Iterator[str]:
+    """The lines that a run ends with."""
+    if failure:
+        yield f"failed: {failure['message']}"
+        return
+    for split in ("val", "test"):
+        nats, se = metrics[f"{split}/log_likelihood"], metrics[f"{split}/log_likelihood_se"]
+        line = f"{split}: {nats:.4f} ± {2 * se:.4f} nats (2 standard errors, n = {metrics[f'{split}/n']})"
+        bits, gap = metrics[f"{split}/bits_per_dim"], metrics.get(f"{split}/kl")
+        if bits is not None:
+            line += f", {bits:.4f} bits/dim"
+        if gap is not None:
+            line += f", {gap:.4f} ± {2 * metrics[f'{split}/kl_se']:.4f} nats from the truth"
+        yield line

@@ -1,0 +1,169 @@
+"""The DataModule every data set shares: tensors on the training device, batches by one gather."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from nfbench.schedule import Schedule
+
+from .dataset import Dataset, Splits, fingerprint
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which rows make up batch number t: a pure function of (seed, epoch, rank), so a resume needs no state.
+
+    Each epoch is a fresh permutation of the ``n`` rows, shared out among ``world_size`` ranks; the ragged end
+    of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
+
+    Raises:
+        ValueError: if there are fewer rows than one batch needs.
+    """
+
+    n: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch < 1:
+            needed = self.batch_size * self.world_size
+            raise ValueError(
+                f"data.batch_size: expected at most {self.n} rows in all, got {needed}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.n // (self.batch_size * self.world_size)
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        """Row numbers of the batches start, ..., stop - 1, shape (stop - start, batch_size)."""
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, self.steps_per_epoch)
+            last = min(first + stop - start, self.steps_per_epoch)
+            parts.append(self.epoch(epoch)[first:last])
+            start += last - first
+        return torch.cat(parts)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """All row numbers of an epoch on this rank, shape (steps_per_epoch, batch_size)."""
+        width = self.batch_size * self.world_size
+        order = permutation(self.n, self.seed, epoch)[: self.steps_per_epoch * width]
+        return order.view(-1, self.world_size, self.batch_size)[:, self.rank]
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of n rows that depends on seed and epoch alone."""
+    state = int(
+        np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
+    return torch.randperm(n, generator=torch.Generator().manual_seed(state))
+
+
+class ChunkLoader:
+    """The training batches between two validations, a chunk of several at a time: (k, batch_size, *event).
+
+    It starts from the step that ``step()`` tells, so a resumed run goes on where it was cut.
+    """
+
+    def __init__(
+        self, rows: Tensor, order: BatchOrder, schedule: Schedule, step: Callable[[], int]
+    ) -> None:
+        self.rows, self.order, self.schedule, self.step = rows, order, schedule, step
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start = self.step()
+        for stop in self.schedule.chunk_ends(start):
+            index = self.order.indices(start, stop).to(self.rows.device)
+            yield self.rows.index_select(0, index.flatten()).view(
+                *index.shape, *self.rows.shape[1:]
+            )
+            start = stop
+
+
+class RowLoader:
+    """All rows of a split once, in order, in batches as large as ``batch_size``."""
+
+    def __init__(self, rows: Tensor, batch_size: int) -> None:
+        self.rows, self.batch_size = rows, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.rows.split(self.batch_size))
+
+
+class DataModule(pl.LightningDataModule):
+    """A data set's three splits as tensors that follow the training device.
+
+    Args:
+        dataset: where the arrays come from.
+        batch_size: training rows in one optimizer step, on each rank.
+        seed: of the batch order (the run's seed).
+        data_seed: of the data set itself, for synthetic sets.
+        eval_batch_size: rows in one evaluation batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        data_seed: int = 0,
+        eval_batch_size: int = 8192,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.data_seed = dataset, data_seed
+        self.batch_size, self.seed, self.eval_batch_size = batch_size, seed, eval_batch_size
+        self.schedule: Schedule | None = None
+        self.step: Callable[[], int] = lambda: 0
+        self.splits: Splits | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data set once, on the CPU."""
+        if self.splits is None:
+            self.splits = self.dataset.load(seed=self.data_seed)
+            self.fingerprint = fingerprint(self.splits)
+            self.train, self.val, self.test = (
+                torch.from_numpy(rows)
+                for rows in (self.splits.train, self.splits.val, self.splits.test)
+            )
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the splits to the training device."""
+        self.train, self.val, self.test = (
+            rows.to(device) for rows in (self.train, self.val, self.test)
+        )
+
+    @property
+    def order(self) -> BatchOrder:
+        """The order of the training batches on this rank."""
+        rank, world_size = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        return BatchOrder(len(self.train), self.batch_size, self.seed, rank, world_size)
+
+    def train_dataloader(self) -> ChunkLoader:
+        """Chunks of training batches, as ``schedule`` cuts them."""
+        if self.schedule is None:
+            raise ValueError("schedule: expected the run's Schedule before training, got none")
+        return ChunkLoader(self.train, self.order, self.schedule, self.step)
+
+    def val_dataloader(self) -> RowLoader:
+        """The validation rows in order."""
+        return RowLoader(self.val, self.eval_batch_size)
+
+    def test_dataloader(self) -> RowLoader:
+        """The test rows in order."""
+        return RowLoader(self.test, self.eval_batch_size)

@@ -1,0 +1,70 @@
+"""What a cell will cost, from timing a few of its steps."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from nfbench.build import build_model, build_module, build_schedule
+from nfbench.config import Experiment
+from nfbench.data import DATA
+
+WARM_UP, TIMED = 3, 10
+EVALUATION_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one process on this machine; ``open_ended`` if early stopping alone ends the run: per epoch then."""
+
+    seconds: float
+    open_ended: bool
+
+
+def estimate(experiment: Experiment) -> Estimate:
+    """Time a few training steps and an evaluation batch on random data of the right shape; extrapolate."""
+    dataset = DATA[experiment.data.name]
+    n_train, n_val, n_test = dataset.sizes
+    steps_per_epoch = max(1, n_train // experiment.data.batch_size)
+    schedule = build_schedule(experiment, steps_per_epoch)
+    module = build_module(experiment, build_model(experiment, dataset), schedule)
+    rows = random_rows(dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size))
+    batch = rows[: experiment.data.batch_size]
+    per_step = 0.0
+    steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
+    if steps:
+        optimizer = module.configure_optimizers()
+        module.on_train_start()
+        per_step = seconds(lambda: one_step(module, optimizer, batch))
+    module.model.eval()
+    with torch.no_grad():
+        per_row = seconds(lambda: module.model.log_prob(rows)) / len(rows)
+    n_validations = math.ceil(steps / schedule.validate_every) + 1
+    evaluated = n_validations * (n_val + (n_train if module.model.needs_calibration else 0)) + n_test
+    return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
+
+
+def one_step(module: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+    """A training step as the run takes it, without Lightning."""
+    optimizer.zero_grad(set_to_none=False)
+    module.objective(module.model, batch, None).backward()
+    optimizer.step()
+
+
+def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> torch.Tensor:
+    """Rows that cost what real ones cost."""
+    if levels is None:
+        return torch.randn(n, *event_shape)
+    return torch.randint(levels, (n, *event_shape), dtype=torch.uint8)
+
+
+def seconds(call: object) -> float:
+    """Mean seconds of a call, after a warm-up."""
+    assert callable(call)
+    for _ in range(WARM_UP):
+        call()
+    start = time.perf_counter()
+    for _ in range(TIMED):
+        call()
+    return (time.perf_counter() - start) / TIMED

@@ -1,0 +1,82 @@
+"""Which cells of a table are missing, and the command that makes each. Imports no torch."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfbench import record
+from nfbench.catalog import load_table
+from nfbench.config import Experiment, load
+from nfbench.errors import UsageError
+from nfbench.settings import hint
+
+DONE, FAILED, STARTED, MISSING = "done", "failed", "started", "missing"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of a table with one seed, and how far it is."""
+
+    experiment: Experiment
+    state: str
+    log: Path
+
+    @property
+    def name(self) -> str:
+        """table/row/cell/seed."""
+        e = self.experiment
+        return f"{e.table}/{e.row}/{e.cell}/{e.seed}"
+
+
+def command(experiment: Experiment) -> list[str]:
+    """The words a person would type to run an experiment."""
+    e = experiment
+    return ["nfbench", "run", f"{e.table}/{e.row}", e.cell, "--seed", str(e.seed), *e.overrides]
+
+
+def spelled(experiment: Experiment) -> str:
+    """The command of an experiment, quoted for a shell."""
+    return shlex.join(command(experiment))
+
+
+def plan(
+    table_name: str,
+    *,
+    rows: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    seeds: Iterable[int] = (0,),
+    overrides: Sequence[str] = (),
+    root: Path | None = None,
+) -> list[Job]:
+    """Every cell of a table, or of the rows and cells named, with its state; in the table's order.
+
+    Raises:
+        UsageError: if a table, row or cell is unknown.
+    """
+    root = root or record.find_root()
+    table = load_table(table_name, root)
+    check_names("row", rows, table.rows, table_name)
+    check_names("cell", cells, table.columns, table_name)
+    jobs = []
+    for row in rows or table.rows:
+        for cell in table.cells(row):
+            if not cells or cell in cells:
+                experiments = [load(f"{table_name}/{row}", cell, seed, overrides, root) for seed in seeds]
+                jobs += [Job(e, state(e, root), record.run_dir(e, root) / "log.txt") for e in experiments]
+    return jobs
+
+
+def check_names(kind: str, names: Sequence[str], known: Iterable[str], table: str) -> None:
+    """Refuse a name that the table does not have."""
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown {kind} {name!r} of {table}{hint(name, list(known), kind + 's')}")
+
+
+def state(experiment: Experiment, root: Path) -> str:
+    """How far an experiment is, told by its files."""
+    path = record.record_path(experiment, root)
+    if path.exists():
+        return FAILED if record.read(path).status == "failed" else DONE
+    return STARTED if (record.run_dir(experiment, root) / "last.pt").exists() else MISSING

@@ -1,0 +1,137 @@
+"""reproduce(table): plan, estimate, launch what is missing, render. Imports no torch until it estimates."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nfbench import plots, record, tables
+from nfbench.data.manage import status
+
+from .local import Outcome, launch
+from .plan import DONE, FAILED, Job, plan, spelled
+
+
+def reproduce(
+    table: str,
+    *,
+    rows: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    seeds: Iterable[int] = (0,),
+    jobs: int | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    dry_run: bool = False,
+    root: Path | None = None,
+) -> bool:
+    """Run the missing cells of a table and render it; tell whether every cell that could run has a number.
+
+    ``jobs`` cells run side by side: by default as many as there are cores for ``threads`` each, one on a GPU.
+
+    Raises:
+        UsageError: if a table, row or cell is unknown.
+    """
+    console = Console()
+    root = root or record.find_root()
+    planned = plan(table, rows=rows, cells=cells, seeds=seeds, root=root)
+    runnable = [job for job in planned if job.state not in (DONE, FAILED)]
+    absent = {name for name in {job.experiment.data.name for job in runnable} if status(name).state != "ready"}
+    todo = [job for job in runnable if job.experiment.data.name not in absent]
+    n_parallel = jobs or default_jobs(device, threads)
+    show_plan(console, table, planned, todo, absent, n_parallel)
+    if dry_run:
+        return True
+    options = ["--device", device, "--threads", str(threads), "--no-bar"]
+    outcomes = launch_with_bar(console, todo, n_parallel, options)
+    finish(console, table, root)
+    return report(console, outcomes, [job for job in planned if job.state == FAILED])
+
+
+def default_jobs(device: str, threads: int) -> int:
+    """How many cells the cores allow; a GPU is not shared."""
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def show_plan(
+    console: Console, table: str, jobs: Sequence[Job], todo: Sequence[Job], absent: set[str], n_parallel: int
+) -> None:
+    """Say what is done, what will run and what it costs, and which data are missing."""
+    n_done = sum(job.state == DONE for job in jobs)
+    console.print(f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time")
+    if todo:
+        costs = estimates(console, todo)
+        view = Table("cell", "state", "cost of one process here")
+        for job in todo:
+            view.add_row(job.name, job.state, duration(*costs[job.name]))
+        console.print(view)
+        bounded = sum(seconds for seconds, open_ended in costs.values() if not open_ended)
+        console.print(f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end")
+    for name in sorted(absent):
+        console.print(f"data set {name} is {status(name).state}, its cells are left out; try: nfbench data prepare {name}")
+
+
+def estimates(console: Console, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
+    """Seconds of each job and whether it is open-ended; cells that differ by seed alone are timed once."""
+    from .estimate import estimate
+
+    timed: dict[str, tuple[float, bool]] = {}
+    with console.status("timing a few steps of each cell"):
+        for job in jobs:
+            if job.experiment.hash not in timed:
+                cost = estimate(job.experiment)
+                timed[job.experiment.hash] = (cost.seconds, cost.open_ended)
+    return {job.name: timed[job.experiment.hash] for job in jobs}
+
+
+def duration(seconds: float, open_ended: bool) -> str:
+    """Seconds in words; early stopping has no fixed end, so that its cost is that of an epoch."""
+    text = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"{text} an epoch, until early stopping" if open_ended else text
+
+
+def launch_with_bar(console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str]) -> list[Outcome]:
+    """Launch jobs under a bar that names those running; say how to go on if it is interrupted."""
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    running: dict[str, Job] = {}
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(jobs))
+
+        def on_start(job: Job) -> None:
+            running[job.name] = job
+            progress.update(task, description=", ".join(running))
+
+        def on_end(outcome: Outcome) -> None:
+            running.pop(outcome.job.name)
+            progress.update(task, advance=1, description=", ".join(running))
+            word = "done" if outcome.exit_code == 0 else f"exit code {outcome.exit_code}, see {outcome.job.log}"
+            progress.console.print(f"{outcome.job.name}: {word}")
+
+        try:
+            return launch(jobs, n_parallel=n_parallel, options=options, on_start=on_start, on_end=on_end)
+        except KeyboardInterrupt:
+            console.print("interrupted; what was running left checkpoints. The same command goes on from there.")
+            raise SystemExit(130) from None
+
+
+def finish(console: Console, table: str, root: Path) -> None:
+    """Render the table, and the figure if its runs left pictures."""
+    path = tables.write(table, root)
+    console.print(tables.terminal(tables.build(table, root)))
+    console.print(f"table: {path.relative_to(root)}")
+    if figure := plots.gallery(table, root):
+        console.print(f"figure: {figure.relative_to(root)}")
+
+
+def report(console: Console, outcomes: Sequence[Outcome], failed_before: Sequence[Job]) -> bool:
+    """List what failed, with its log and the command that runs it again; tell whether nothing did."""
+    bad = [outcome.job for outcome in outcomes if outcome.exit_code] + list(failed_before)
+    for job in bad:
+        console.print(f"failed: {job.name}\n  log: {job.log}\n  again: {spelled(job.experiment)}")
+    return not bad

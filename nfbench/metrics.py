@@ -1,0 +1,34 @@
+"""From per-example log-likelihoods to the numbers a table shows; sums in float64."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean over ``n`` examples with its standard error, in nats."""
+
+    mean: float
+    se: float
+    n: int
+
+
+def summarize(values: Tensor) -> Summary:
+    """Mean and standard error (ddof 1) of ``values`` (n,), summed in float64; not finite if one value is not."""
+    values = values.double()
+    n = len(values)
+    if n == 0:
+        raise ValueError("log-likelihoods: expected at least one example, got none")
+    se = values.std(correction=1).item() / math.sqrt(n) if n > 1 else math.nan
+    return Summary(values.mean().item(), se, n)
+
+
+def bits_per_dim(nats: float, n_dims: int) -> float:
+    """Bits per dimension of a log-likelihood of discrete data: -nats / (D log 2).
+
+    No constant is added: dequantization and scaling carry their own log-determinants.
+    """
+    return -nats / (n_dims * math.log(2))

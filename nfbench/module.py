@@ -1,0 +1,176 @@
+"""The one LightningModule: any density model, any objective, any optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from nfbench.flat import flatten, tie_gradients
+from nfbench.metrics import Summary, summarize
+from nfbench.objectives import Objective
+from nfbench.schedule import Schedule
+from nfbench.selection import Selection
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+}
+# Separate streams of random numbers for the phases of a run.
+TRAINING, VALIDATION, TEST = range(3)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss that is NaN or infinite; names the step and the batch's rows."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"loss is {loss} at step {step}")
+        self.step, self.loss = step, loss
+
+
+class DensityModule(pl.LightningModule):
+    """Trains a density model by chunks: one Lightning "batch" is k minibatches, k optimizer steps.
+
+    All randomness inside a chunk comes from a generator seeded by (seed, step), so that a run that was cut
+    and resumed at a chunk end draws what an uncut one draws.
+
+    Args:
+        model: anything with ``log_prob(x)``, ``likelihood``, ``needs_calibration`` and ``calibrate(x)``.
+        objective: (model, batch, context) -> scalar loss.
+        schedule: fixed points of the run and the learning rate.
+        selection: keeps the best validation.
+        optimizer: name in ``OPTIMIZERS``; fused where torch has it.
+        weight_decay: L2 penalty on all parameters, added to the gradient.
+        clip_norm: largest norm of the gradient, or None.
+        ema_decay: decay of an exponential moving average of the weights, evaluated in their place, or None.
+        compile: compile the objective (costs seconds to minutes at the start).
+        seed: of everything random in training and evaluation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        schedule: Schedule,
+        selection: Selection,
+        *,
+        optimizer: str = "adam",
+        adam_eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        ema_decay: float | None = None,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"training.optimizer: expected one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
+        self.automatic_optimization = False
+        self.model, self.schedule, self.selection = model, schedule, selection
+        self.objective = torch.compile(objective, dynamic=False) if compile else objective
+        self.optimizer_name, self.adam_eps, self.weight_decay = optimizer, adam_eps, weight_decay
+        self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.step = 0
+        self.improved = False
+        self.summary: Summary | None = None
+        self.log_probs: list[Tensor] = []
+        self.weights: nn.Parameter | None = None
+        self.average: Tensor | None = None
+        self.optimizer_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer of all weights as one vector, with the state of the run it continues, if any."""
+        self.weights = flatten(self.trained)
+        if self.ema_decay is not None:
+            average = self.weights.detach().clone() if self.average is None else self.average
+            self.average = average.to(self.weights.device)
+        options: dict[str, Any] = {"lr": self.schedule.learning_rate, "weight_decay": self.weight_decay}
+        options |= {"eps": self.adam_eps} | ({"fused": True} if self.optimizer_name == "adam" else {})
+        optimizer = OPTIMIZERS[self.optimizer_name]([self.weights], **options)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Collect all gradients in one vector (Lightning drops what there was before)."""
+        tie_gradients(self.weights, self.trained)
+
+    def training_step(self, chunk: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Take one optimizer step on each minibatch of ``chunk`` (k, B, *event); return their losses (k,)."""
+        first = self.step
+        self.draw_from(TRAINING, first)
+        optimizer = self.optimizers()
+        losses = torch.stack([self.optimize(optimizer, x) for x in chunk.unbind(0)])
+        bad = torch.nonzero(~torch.isfinite(losses)).flatten()
+        if len(bad):
+            raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
+        return {"losses": losses}
+
+    def optimize(self, optimizer: Any, x: Tensor) -> Tensor:
+        """One optimizer step on the minibatch ``x``; its loss, left on the device."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate()
+        optimizer.zero_grad(set_to_none=False)
+        loss = self.objective(self.model, x, None)
+        self.manual_backward(loss)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
+        optimizer.step()
+        if self.average is not None:
+            self.average.lerp_(self.weights.detach(), 1 - self.ema_decay)
+        self.step += 1
+        return loss.detach()
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.schedule.rate(self.step) * self.selection.rate_factor
+
+    def draw_from(self, phase: int, step: int) -> None:
+        """Seed torch's generators by the phase and the step, on every rank differently."""
+        state = np.random.SeedSequence([self.seed, phase, step, self.global_rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0] >> np.uint64(1)))
+
+    def on_validation_start(self) -> None:
+        """Evaluate the averaged weights, and the statistics of the whole training set."""
+        self.swap_average()
+        if self.model.needs_calibration:
+            self.model.calibrate(self.trainer.datamodule.train)
+        self.begin_evaluation(VALIDATION)
+
+    def on_test_start(self) -> None:
+        """Start collecting log-likelihoods."""
+        self.begin_evaluation(TEST)
+
+    def begin_evaluation(self, phase: int) -> None:
+        """Forget earlier log-likelihoods and draw the same noise at every evaluation of a phase."""
+        self.log_probs = []
+        self.draw_from(phase, 0)
+
+    def validation_step(self, x: Tensor, batch_idx: int) -> None:
+        """Collect the log-likelihood of each row, in nats."""
+        self.log_probs.append(self.model.log_prob(x).double())
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Compare with the best validation so far; stop at the end of the run or of patience."""
+        self.summary = summarize(torch.cat(self.log_probs))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.improved = self.selection.update(self.step, self.summary.mean)
+            self.trainer.should_stop = self.selection.exhausted or self.schedule.ends_at(self.step)
+
+    def on_validation_end(self) -> None:
+        """Go back to the weights in training."""
+        self.swap_average()
+
+    @torch.no_grad()
+    def swap_average(self) -> None:
+        """Exchange the weights and their moving average, if there is one."""
+        if self.average is not None:
+            kept = self.weights.detach().clone()
+            self.weights.copy_(self.average)
+            self.average.copy_(kept)

@@ -1,0 +1,42 @@
+"""What a figure needs of a trained model, computed while it is there: densities on a grid, samples."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nfbench.data.base import DataModule
+from nfbench.flows.flow import Flow
+
+GRID_POINTS, MARGIN = 160, 0.15
+N_SAMPLES = 64
+
+
+@torch.no_grad()
+def save_pictures(model: Flow, data: DataModule, path: Path) -> None:
+    """Write model and true log-densities on a grid and samples (2-D data), or sample images, to ``path``."""
+    shape = data.dataset.event_shape
+    if shape == (2,):
+        np.savez_compressed(path, **plane(model, data))
+    elif len(shape) == 3:
+        images = model.sample(N_SAMPLES).cpu().numpy()
+        np.savez_compressed(path, samples=images, real=data.test[:N_SAMPLES].cpu().numpy())
+
+
+def plane(model: Flow, data: DataModule) -> dict[str, np.ndarray]:
+    """Log-densities of model and truth over the square that holds the test set, and as many samples as test rows."""
+    test = data.test.cpu().numpy()
+    low, high = test.min(0), test.max(0)
+    margin = MARGIN * (high - low)
+    axes = [np.linspace(a, b, GRID_POINTS) for a, b in zip(low - margin, high + margin, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="xy"), -1).reshape(-1, 2).astype(np.float32)
+    values = [model.log_prob(rows) for rows in torch.from_numpy(points).to(data.test.device).split(8192)]
+    arrays = {
+        "x": axes[0],
+        "y": axes[1],
+        "log_density": torch.cat(values).reshape(GRID_POINTS, GRID_POINTS).cpu().numpy(),
+        "samples": model.sample(min(len(test), 5000)).cpu().numpy(),
+    }
+    if data.dataset.density_known:
+        arrays["true_log_density"] = data.dataset.log_density(points).reshape(GRID_POINTS, GRID_POINTS)
+    return arrays

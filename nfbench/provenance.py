@@ -1,0 +1,56 @@
+"""Where a result comes from: commit, versions, machine, cost."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("nfbench", "torch", "pytorch-lightning", "numpy")
+# What a result depends on; a rewritten table or note does not make it dirty.
+SOURCES = ("nfbench", "experiments", "pyproject.toml")
+
+
+def commit(root: Path) -> dict[str, Any]:
+    """The git commit of the repository at ``root`` and whether its sources differ from it; nulls outside git."""
+    hash_ = git(root, "rev-parse", "--short=12", "HEAD")
+    changes = git(root, "status", "--porcelain", "--", *SOURCES)
+    return {"git": hash_, "dirty": None if changes is None else bool(changes)}
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """What git prints, or None if it cannot answer."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"CPU {models[0]}" if models else f"CPU {platform.machine()}"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held: on the accelerator, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,139 @@
+"""Settings in levels, each checked against a dataclass. The only file that knows OmegaConf.
+
+A value is what is written: nothing is filled in, so nothing of the environment reaches a record.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from nfbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of settings: where it stands, and what precedes its keys in a message."""
+
+    where: str
+    prefix: str
+    values: Mapping[Any, Any]
+
+    def error(self, key: object, message: str) -> UsageError:
+        return UsageError(f"{self.where}: {self.prefix}{key}: {message}")
+
+    def check(self, known: Iterable[str]) -> None:
+        for key in self.values:
+            if key not in known:
+                raise self.error(key, f"unknown key{hint(key, known)}")
+
+    def only(self, keys: Iterable[str]) -> "Level":
+        return Level(self.where, self.prefix, {k: v for k, v in self.values.items() if k in keys})
+
+    def section(self, key: str) -> "Level":
+        values = self.values.get(key)
+        if values is not None and not isinstance(values, Mapping):
+            raise self.error(key, f"expected a mapping, got {values!r}")
+        return Level(self.where, f"{self.prefix}{key}.", values or {})
+
+
+def hint(name: object, known: Iterable[str], label: str = "known") -> str:
+    """How a message about an unknown name ends: the nearest known one, then all of them."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{guess} ({label}: {', '.join(known) or 'none'})"
+
+
+def fill(schema: Any, *levels: Level) -> dict[str, Any]:
+    """The fields of a dataclass after every level in turn, as plain values of the declared types.
+
+    Raises:
+        UsageError: an unknown key, a value of another type, or a field that no level gives.
+    """
+    kinds = {f.name: f.type for f in fields(schema)}
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, False)
+    for level in levels:
+        level.check(kinds)
+        for key, value in level.values.items():
+            if "${" in str(value) or value == "???":
+                raise level.error(
+                    key, f"nothing is filled in for {value!r}; write the value itself"
+                )
+            try:
+                OmegaConf.update(node, key, value, merge=False)
+                json.dumps(plain(node)[key], allow_nan=False)
+            except (OmegaConfBaseException, ValueError, OverflowError) as error:
+                message = f"expected {spell(kinds[key])}, got {value!r}"
+                raise level.error(key, message) from error
+    for key, kind in kinds.items():
+        if OmegaConf.is_missing(node, key):
+            raise levels[0].error(key, f"missing; expected {spell(kind)}")
+    return plain(node)
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A node as dicts, lists and scalars, with nothing resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(node))
+
+
+def spell(kind: Any) -> str:
+    """A type in words: `int`, `list of int`, `float or null`, `'none' or 'uniform'`."""
+    if kind is type(None):
+        return "null"
+    if get_origin(kind) is list:
+        return f"list of {spell(get_args(kind)[0])}"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    return " or ".join(map(spell, get_args(kind))) or str(kind.__name__)
+
+
+def read_yaml(path: Path, root: Path) -> Level:
+    """One file as a level.
+
+    Raises:
+        UsageError: no such file, malformed YAML, a key given twice, or no mapping.
+    """
+    where = path.relative_to(root).as_posix()
+    try:
+        values = plain(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"{where}: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: expected a mapping, got a list")
+    return Level(where, "", values)
+
+
+def command_line(overrides: Sequence[str], sections: Iterable[str]) -> Level:
+    """`section.key=value` items as a level; values are YAML, and the last of equal keys wins.
+
+    Raises:
+        UsageError: an item of another form, or one of no known section.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    level = Level("command line", "", values)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        section, _, name = key.partition(".")
+        if not (equals and name):
+            raise level.error(item, "expected section.key=value, as in training.max_steps=100")
+        try:
+            parsed = plain(OmegaConf.from_dotlist([f"value={text}"]))
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise level.error(key, one_line(error)) from error
+        values.setdefault(section, {})[name] = parsed["value"]
+    level.check(sections)
+    return level
+
+
+def one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {getattr(error, 'problem', error)}"
+    return " ".join(str(error).split())

@@ -1,0 +1,267 @@
+"""Tables, built from the records and never typed: Markdown, LaTeX, CSV and the terminal."""
+
+import csv
+import difflib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+
+import rich.box
+import rich.table
+from tabulate import tabulate
+
+from nfbench.catalog import Column, Table, load_table
+from nfbench.config import load
+from nfbench.data import DATA
+from nfbench.errors import UsageError
+from nfbench.record import Record, find_root, records, write_atomic
+from nfbench.verdict import Entry, judge
+
+MARKS = {
+    "reproduced": "✓",
+    "better": "▲",
+    "short": "▼",
+    "reduced budget": "◐",
+    "stale": "?",
+    "failed": "✗",
+    "missing": "·",
+}
+WORDS = ("row", "cell", "verdict", "likelihood", "notes")  # the columns that are not numbers
+
+
+@dataclass(frozen=True)
+class View:
+    """A table and its entries: row by row, or where nothing is published best first by column."""
+
+    table: Table
+    entries: tuple[Entry, ...]
+
+    @property
+    def published(self) -> bool:
+        return any(entry.experiment.reported for entry in self.entries)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every deviation and reduced budget, each once, in the order of the table."""
+        return tuple(dict.fromkeys(note for entry in self.entries for note in remarks(entry)))
+
+
+def build(name: str, root: Path | None = None) -> View:
+    """Judges every cell of a table by the records there are.
+
+    Raises:
+        UsageError: a table, row or record that cannot be read.
+    """
+    root = root or find_root()
+    table = load_table(name, root)
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records(name, root):
+        found.setdefault((record.row, record.cell), []).append(record)
+    fingerprints = {key: dataset.fingerprints for key, dataset in DATA.items()}
+    entries = [
+        judge(
+            load(f"{name}/{row}", cell, root=root),
+            table.columns[cell],
+            found.get((row, cell), []),
+            multiple=table.ours_multiple,
+            fingerprints=fingerprints,
+        )
+        for row in table.rows
+        for cell in table.cells(row)
+    ]
+    view = View(table, tuple(entries))
+    return view if view.published else View(table, tuple(sorted(entries, key=rank(table))))
+
+
+def rank(table: Table) -> Callable[[Entry], tuple[int, float]]:
+    columns = list(table.columns)
+
+    def key(entry: Entry) -> tuple[int, float]:
+        sign = -1 if entry.column.direction == "higher" else 1
+        value = inf if entry.ours is None else sign * entry.ours
+        return columns.index(entry.experiment.cell), value
+
+    return key
+
+
+def remarks(entry: Entry) -> list[str]:
+    reduced = entry.experiment.reduced
+    return [*([f"reduced budget: {reduced}"] if reduced else []), *entry.experiment.deviations]
+
+
+def write(name: str, root: Path | None = None) -> Path:
+    """Renders results/<name>.md from the records."""
+    root = root or find_root()
+    path = root / "results" / f"{name}.md"
+    write_atomic(path, markdown(build(name, root)))
+    return path
+
+
+def check(name: str, root: Path | None = None) -> None:
+    """Compares results/<name>.md with what the records give.
+
+    Raises:
+        UsageError: they differ, or there is no such file; the message is the difference.
+    """
+    root = root or find_root()
+    path = root / "results" / f"{name}.md"
+    place = path.relative_to(root).as_posix()
+    committed = path.read_text(encoding="utf-8") if path.exists() else ""
+    today = markdown(build(name, root))
+    if committed != today:
+        lines = difflib.unified_diff(
+            committed.splitlines(), today.splitlines(), place, "the records", lineterm="", n=1
+        )
+        message = f"{place} is not what the records give; run `nfbench table {name}`"
+        raise UsageError("\n".join([message, *lines]))
+
+
+def markdown(view: View) -> str:
+    """The page of a table: what it shows, an overview, every cell, and the notes."""
+    table = view.table
+    notes = [f"{i}. {note}" for i, note in enumerate(view.notes, 1)]
+    failures = [
+        f"- {e.experiment.row}/{e.experiment.cell}: {failure}"
+        for e in view.entries
+        for failure in e.failures
+    ]
+    blocks = [
+        f"# {table.title}",
+        heading(table),
+        "\n".join(f"- {line}" for line in meaning(view)),
+        grid(overview(view), "github"),
+        legend(view),
+        grid(lines(view), "github"),
+        *(["Notes:", "\n".join(notes)] if notes else []),
+        *(["Failed runs:", "\n".join(failures)] if failures else []),
+        f"Rendered from the records by `nfbench table {table.name}`. To make the records again:",
+        f"    nfbench reproduce {table.name}",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def latex(view: View) -> str:
+    return grid(lines(view), "latex_booktabs") + "\n"
+
+
+def grid(rows: list[dict[str, str]], style: str) -> str:
+    align = ["left" if key in ("", *WORDS) else "right" for key in (rows[0] if rows else ())]
+    return tabulate(
+        rows, headers="keys", tablefmt=style, colalign=align or None, disable_numparse=True
+    )
+
+
+def csv_text(view: View) -> str:
+    """Every cell with its numbers in full."""
+    rows = lines(view, exact=True)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def terminal(view: View) -> rich.table.Table:
+    """Every cell, without the columns that are empty and without the notes."""
+    rows = lines(view)
+    headings = [k for k in (rows[0] if rows else ()) if k != "notes" and any(r[k] for r in rows)]
+    table = rich.table.Table(title=view.table.title, box=rich.box.SIMPLE)
+    for key in headings:
+        table.add_column(key, justify="left" if key in WORDS else "right", no_wrap=key in WORDS)
+    for row in rows:
+        table.add_row(*(row[key] for key in headings))
+    return table
+
+
+def heading(table: Table) -> str:
+    paper = table.paper
+    if paper.title is None:
+        return table.source or ""
+    title = f"[{paper.title}]({paper.url})" if paper.url else paper.title
+    return ", ".join(filter(None, [f"{paper.authors} ({paper.year})", title, table.source])) + "."
+
+
+def meaning(view: View) -> Iterator[str]:
+    """What the numbers are, and what each +- means."""
+    groups: dict[str, list[str]] = {}
+    for column in view.table.columns.values():
+        what = f"`{column.metric}` in {column.unit}, {column.direction} is better"
+        groups.setdefault(what, []).append(column.heading)
+    for what, headings in groups.items():
+        yield f"{', '.join(headings)}: {what}."
+    yield f"Ours is the mean over the seeds. ± test points: {view.table.uncertainty.ours}."
+    yield "± seeds: the standard deviation over the seeds, where there is more than one."
+    if view.published:
+        yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
+        yield "Reproduced: the gap, ours less the paper's, is within the larger of the two ±."
+    yield "Stale: the settings or the data have changed since the run."
+
+
+def legend(view: View) -> str:
+    """The marks that the overview uses."""
+    marks = {mark(entry): entry.verdict.partition(":")[0] for entry in view.entries}
+    used = [f"{sign} {marks[sign]}" for sign in MARKS.values() if sign in marks]
+    paper = "In brackets the paper's. " if view.published else ""
+    return f"{paper}{', '.join(used)}".strip()
+
+
+def mark(entry: Entry) -> str:
+    return MARKS.get(entry.verdict.partition(":")[0], "")
+
+
+def overview(view: View) -> list[dict[str, str]]:
+    """Rows by columns, ours beside the paper's with the mark of the verdict."""
+    shown = {(e.experiment.row, e.experiment.cell): e for e in view.entries}
+    titles = {e.experiment.row: e.experiment.title for e in view.entries}
+    return [
+        {"": titles[row]}
+        | {
+            column.heading: brief(shown[row, cell]) if (row, cell) in shown else ""
+            for cell, column in view.table.columns.items()
+        }
+        for row in view.table.rows
+        if row in titles
+    ]
+
+
+def brief(entry: Entry) -> str:
+    reported = entry.experiment.reported
+    paper = f"({number(entry.column, reported.value)})" if reported else ""
+    return " ".join(filter(None, [number(entry.column, entry.ours), mark(entry), paper]))
+
+
+def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:
+    """One line a cell, heading -> text; `exact` for numbers in full."""
+    return [line(view, entry, exact) for entry in view.entries]
+
+
+def line(view: View, entry: Entry, exact: bool) -> dict[str, str]:
+    show = partial(number, entry.column, exact=exact)
+    reported = entry.experiment.reported
+    paper = {
+        "paper": show(reported.value) if reported else "",
+        "paper's ±": show(reported.uncertainty) if reported else "",
+        "gap": show(entry.gap, sign="+"),
+    }
+    cited = sorted(view.notes.index(note) + 1 for note in remarks(entry))
+    return {
+        "row": entry.experiment.row,
+        "cell": entry.experiment.cell,
+        "ours": show(entry.ours),
+        "± test points": show(entry.points),
+        "± seeds": show(entry.seeds),
+        "seeds": str(entry.n_seeds or ""),
+        **(paper if view.published else {}),
+        "verdict": entry.verdict,
+        "likelihood": entry.likelihood,
+        "notes": ", ".join(map(str, cited)),
+    }
+
+
+def number(column: Column, value: float | None, *, sign: str = "-", exact: bool = False) -> str:
+    if value is None:
+        return ""
+    return repr(value) if exact else f"{value:{sign}z.{column.decimals}f}"

@@ -1,0 +1,283 @@
+"""A verdict follows from the records; a table is rendered, and checked against its rendering."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.console
+
+from nfbench import record, tables
+from nfbench.config import load
+from nfbench.data import DATA
+from nfbench.errors import UsageError
+from nfbench.record import Record
+from nfbench.verdict import Entry
+
+TABLE = """
+title: A small table
+paper: {key: maf, title: A paper, authors: Someone, year: 2017, url: "https://example.org"}
+source: Table 1
+metric: test/log_likelihood
+unit: nats
+direction: higher
+uncertainty: {published: of one model, ours: two standard errors}
+columns: {moons: Moons, digits: {heading: Digits, metric: test/bits_per_dim, direction: lower}}
+rows: [gaussian, maf_5]
+"""
+GAUSSIAN = """
+title: Gaussian
+flow: {name: gaussian}
+cells: {moons: {}, digits: {}}
+"""
+MAF = """
+title: MAF (5)
+deviations: [no batch norm]
+flow: {name: maf}
+cells:
+  moons: {reported: {value: 0.14, uncertainty: 0.01, source: Table 1}}
+  digits: {reported: {value: 2.00, source: Table 1}, deviations: [a smaller net]}
+"""
+FAILURE = {"kind": "diverged", "step": 7, "batch": None, "message": "NaN", "checkpoint": None}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "experiments" / "small"
+    folder.mkdir(parents=True)
+    for name, text in {"table": TABLE, "gaussian": GAUSSIAN, "maf_5": MAF}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> Record:
+    """A record of today's settings; `value` is its metric, a `failure` makes it a failed one."""
+    experiment = load(f"small/{row}", cell, root=root)
+    value = changes.get("value", 0.14)
+    metrics = {
+        "test/log_likelihood": value,
+        "test/log_likelihood_se": changes.get("se", 0.001),
+        "test/bits_per_dim": value,
+        "test/n": 100,
+    }
+    failure = changes.get("failure")
+    return Record(
+        status="failed" if failure else "done",
+        experiment={
+            "table": "small",
+            "row": row,
+            "cell": cell,
+            "seed": seed,
+            "config": experiment.config(),
+            "config_hash": changes.get("config_hash", experiment.hash),
+            "overrides": [],
+            "deviations": [],
+            "reduced": changes.get("reduced"),
+        },
+        metrics={} if failure else metrics,
+        likelihood={"kind": "exact"},
+        audit={},
+        speed={},
+        model={"n_parameters": 1, "best_step": 1, "steps": 1, "stop_reason": "max_steps"},
+        data={
+            "name": experiment.data.name,
+            "n_train": 1,
+            "n_val": 1,
+            "n_test": 100,
+            "fingerprint": changes.get("fingerprint", "f"),
+        },
+        provenance=dict.fromkeys(record.KEYS["provenance"].split()),
+        failure=failure,
+    )
+
+
+def entry(root: Path, row: str = "maf_5", cell: str = "moons") -> Entry:
+    view = tables.build("small", root)
+    return next(e for e in view.entries if (e.experiment.row, e.experiment.cell) == (row, cell))
+
+
+@pytest.fixture
+def judged(root: Path) -> Callable[..., Entry]:
+    """Writes one record with the changes told, and gives the entry of its cell."""
+
+    def judge(row: str = "maf_5", cell: str = "moons", **changes: Any) -> Entry:
+        record.write(make(root, row, cell, **changes), root)
+        return entry(root, row, cell)
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "verdict"),
+    [
+        (0.14, 0.001, "reproduced"),
+        (0.13, 0.001, "reproduced"),  # at the paper's 0.01, which binary numbers overstep
+        (0.129, 0.001, "short"),
+        (0.151, 0.001, "better"),
+        (0.10, 0.02, "reproduced"),  # at our own 2 x 0.02
+        (0.099, 0.02, "short"),
+    ],
+)
+def test_verdict_is_by_the_larger_uncertainty(
+    judged: Callable[..., Entry], value: float, se: float, verdict: str
+) -> None:
+    assert judged(value=value, se=se).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(2.0, "reproduced"), (1.9, "better"), (2.1, "short")]
+)
+def test_lower_is_better_where_the_column_says_so(
+    judged: Callable[..., Entry], value: float, verdict: str
+) -> None:
+    found = judged(cell="digits", value=value)
+    assert found.verdict == verdict
+    assert found.points is None  # the record has no standard error of bits/dim
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"config_hash": "0" * 12}, "stale"),
+        ({"reduced": "100 steps"}, "reduced budget"),
+        ({"failure": FAILURE}, "failed: diverged at step 7"),
+    ],
+)
+def test_record_that_cannot_count_says_why(
+    judged: Callable[..., Entry], changes: dict[str, Any], verdict: str
+) -> None:
+    assert judged(**changes).verdict == verdict
+
+
+def test_reduced_row_never_counts_as_a_reproduction(
+    judged: Callable[..., Entry], root: Path
+) -> None:
+    file = root / "experiments" / "small" / "maf_5.yaml"
+    file.write_text(MAF + "reduced: a tenth of the steps\n")
+    assert judged().verdict == "reduced budget"
+    assert "1. reduced budget: a tenth of the steps" in tables.markdown(
+        tables.build("small", root)
+    )
+
+
+def test_data_other_than_the_declared_is_stale(
+    judged: Callable[..., Entry], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = replace(DATA["moons"], known={"one file": "f", "another": "g"})
+    monkeypatch.setitem(DATA, "moons", declared)
+    assert judged(fingerprint="g").verdict == "reproduced"
+    (root / "results/small/maf_5/moons/0.json").unlink()
+    assert judged(fingerprint="h").verdict == "stale"
+
+
+def test_nothing_recorded_is_missing_and_nothing_published_is_measured(
+    judged: Callable[..., Entry], root: Path
+) -> None:
+    assert entry(root).verdict == "missing"
+    assert entry(root).gap is None
+    assert judged(row="gaussian").verdict == "measured"
+
+
+def test_seeds_and_test_points_are_spread_apart(root: Path) -> None:
+    for seed, value in enumerate([0.13, 0.14, 0.15]):
+        record.write(make(root, "maf_5", "moons", seed=seed, value=value, se=0.003), root)
+    found = entry(root)
+    assert found.n_seeds == 3
+    assert found.ours == pytest.approx(0.14)
+    assert found.points == pytest.approx(0.006)
+    assert found.seeds == pytest.approx(0.01)
+
+
+def test_stale_and_failed_seeds_give_no_number_but_failures_are_told(root: Path) -> None:
+    record.write(make(root, "maf_5", "moons", value=0.14), root)
+    record.write(make(root, "maf_5", "moons", seed=1, value=9.0, config_hash="0" * 12), root)
+    record.write(make(root, "maf_5", "moons", seed=2, failure=FAILURE), root)
+    found = entry(root)
+    assert (found.ours, found.n_seeds, found.verdict) == (0.14, 1, "reproduced")
+    page = tables.markdown(tables.build("small", root))
+    assert "- maf_5/moons: seed 2 failed: diverged at step 7" in page
+
+
+def test_metric_that_a_record_lacks_is_told(root: Path) -> None:
+    file = root / "experiments" / "small" / "table.yaml"
+    file.write_text(TABLE.replace("test/log_likelihood", "test/log_likelihod"))
+    record.write(make(root, "maf_5", "moons"), root)
+    with pytest.raises(
+        UsageError, match=r"small/maf_5/moons/0.*did you mean 'test/log_likelihood'"
+    ):
+        tables.build("small", root)
+
+
+def test_markdown_shows_ours_beside_the_papers(root: Path) -> None:
+    record.write(make(root, "maf_5", "moons", value=0.1342, se=0.0031), root)
+    page = tables.markdown(tables.build("small", root))
+    assert page.startswith(
+        "# A small table\n\nSomeone (2017), [A paper](https://example.org), Table 1."
+    )
+    rows = [
+        [c.strip() for c in r.strip("|").split("|")] for r in page.splitlines() if r[:1] == "|"
+    ]
+    assert ["MAF (5)", "0.13 ✓ (0.14)", "· (2.00)"] in rows
+    long = dict(zip(rows[4], rows[8], strict=True))
+    assert long == {
+        "row": "maf_5",
+        "cell": "moons",
+        "ours": "0.13",
+        "± test points": "0.01",
+        "± seeds": "",
+        "seeds": "1",
+        "paper": "0.14",
+        "paper's ±": "0.01",
+        "gap": "-0.01",
+        "verdict": "reproduced",
+        "likelihood": "exact",
+        "notes": "1",
+    }
+    assert "1. no batch norm\n2. a smaller net\n" in page
+    assert "    nfbench reproduce small\n" in page
+    assert "The paper's ±: of one model." in page
+
+
+def test_table_without_published_numbers_is_a_leaderboard(root: Path) -> None:
+    file = root / "experiments" / "small" / "maf_5.yaml"
+    file.write_text(MAF.replace("reported: {value: 0.14, uncertainty: 0.01, source: Table 1}", "")
+                    .replace("reported: {value: 2.00, source: Table 1}, ", ""))  # fmt: skip
+    for row, value in [("gaussian", 1.0), ("maf_5", 2.0)]:
+        for cell in ("moons", "digits"):
+            record.write(make(root, row, cell, value=value), root)
+    view = tables.build("small", root)
+    order = [(e.experiment.cell, e.experiment.row) for e in view.entries]
+    assert order == [
+        ("moons", "maf_5"),
+        ("moons", "gaussian"),
+        ("digits", "gaussian"),
+        ("digits", "maf_5"),
+    ]
+    assert "paper" not in tables.lines(view)[0] and "gap" not in tables.lines(view)[0]
+
+
+def test_other_renderings_hold_the_same_cells(root: Path) -> None:
+    record.write(make(root, "maf_5", "moons", value=0.1342), root)
+    view = tables.build("small", root)
+    rows = {(r["row"], r["cell"]): r for r in csv.DictReader(io.StringIO(tables.csv_text(view)))}
+    assert float(rows["maf_5", "moons"]["ours"]) == 0.1342
+    assert len(rows) == 4
+    assert r"maf\_5" in tables.latex(view) and r"\toprule" in tables.latex(view)
+    console = rich.console.Console(width=120, record=True, file=io.StringIO())
+    console.print(tables.terminal(view))
+    assert "reproduced" in console.export_text()
+
+
+def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> None:
+    with pytest.raises(UsageError, match="run `nfbench table small`"):
+        tables.check("small", root)
+    path = tables.write("small", root)
+    assert path == root / "results" / "small.md"
+    tables.check("small", root)
+    record.write(make(root, "maf_5", "moons"), root)
+    with pytest.raises(UsageError) as caught:
+        tables.check("small", root)
+    assert "+| MAF (5)" in str(caught.value) and "-| MAF (5)" in str(caught.value)
