@@ -95,15 +95,13 @@ class DensityModule(pl.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
 
-    def on_train_start(self) -> None:
-        """Collect all gradients in one vector (Lightning drops what there was before)."""
-        tie_gradients(self.weights, self.trained)
-
     def training_step(self, chunk: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step on each minibatch of ``chunk`` (k, B, *event); return their losses (k,)."""
         first = self.step
         self.draw_from(TRAINING, first)
         optimizer = self.optimizers()
+        if self.weights.grad is None:  # Lightning drops gradients at the start and before each validation.
+            tie_gradients(self.weights, self.trained)
         losses = torch.stack([self.optimize(optimizer, x) for x in chunk.unbind(0)])
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):

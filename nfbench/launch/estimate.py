@@ -9,6 +9,7 @@ import torch
 from nfbench.build import build_model, build_module, build_schedule
 from nfbench.config import Experiment
 from nfbench.data import DATA
+from nfbench.flat import tie_gradients
 
 WARM_UP, TIMED = 3, 10
 EVALUATION_ROWS = 2048
@@ -35,7 +36,7 @@ def estimate(experiment: Experiment) -> Estimate:
     steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
     if steps:
         optimizer = module.configure_optimizers()
-        module.on_train_start()
+        tie_gradients(module.weights, module.trained)
         per_step = seconds(lambda: one_step(module, optimizer, batch))
     module.model.eval()
     with torch.no_grad():
