@@ -131,7 +131,7 @@ def load(
     Raises:
         UsageError: an unknown name or key, or a value of another type; it names the file and key.
     """
-    table, name = find_row(row, root or find_root())
+    table, name = find_row(row, cell, root or find_root())
     file = table.row(name)
     file.check(ROW)
     cells = file.section("cells")
@@ -163,12 +163,15 @@ def load(
     return experiment
 
 
-def find_row(row: str, root: Path) -> tuple[Table, str]:
+def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:
+    """The table of a row given as table/row, or as the row alone where one table has it, or has it with this cell."""
     if "/" in row:
         table, _, name = row.partition("/")
         return load_table(table, root), name
     tables = [load_table(name, root) for name in table_names(root)]
     found = [table for table in tables if row in table.rows]
+    if len(found) > 1:
+        found = [table for table in found if cell in table.cells(row)] or found
     if len(found) > 1:
         places = ", ".join(f"{table.name}/{row}" for table in found)
         raise UsageError(f"row {row!r} is in several tables; name one of {places}")

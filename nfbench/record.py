@@ -27,7 +27,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 KEYS = {
     "experiment": "table row cell seed config config_hash overrides deviations reduced",
     "model": "n_parameters best_step steps stop_reason",
-    "data": "name n_train n_val n_test fingerprint",
+    "data": "name source n_train n_val n_test fingerprint",
     "provenance": "git dirty versions device precision world_size threads seconds"
     " peak_memory_bytes command started finished",
     "failure": "kind step batch message checkpoint",

@@ -115,6 +115,7 @@ def execute(experiment: Experiment, root: Path, device: torch.device, threads: i
         },
         data={
             "name": data.dataset.name,
+            "source": data.splits.source,
             "n_train": len(data.train),
             "n_val": len(data.val),
             "n_test": len(data.test),

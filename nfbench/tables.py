@@ -60,7 +60,7 @@ def build(name: str, root: Path | None = None) -> View:
     found: dict[tuple[str, str], list[Record]] = {}
     for record in records(name, root):
         found.setdefault((record.row, record.cell), []).append(record)
-    fingerprints = {key: dataset.fingerprints for key, dataset in DATA.items()}
+    fingerprints = {name: dataset.known for name, dataset in DATA.items()}
     entries = [
         judge(
             load(f"{name}/{row}", cell, root=root),

@@ -47,12 +47,12 @@ def judge(
     records: Sequence[Record],
     *,
     multiple: float,
-    fingerprints: Mapping[str, frozenset[str]],
+    fingerprints: Mapping[str, Mapping[str, str]],
 ) -> Entry:
     """The entry of one cell, from the records of all its seeds.
 
     Stale records count only where there is no other; a failed one gives no number, and is told.
-    `fingerprints` are those that a data set can have; a set that is not in it is not judged.
+    `fingerprints` are those known of a data set, by the source it is read from; what is not known is not judged.
     """
     done = [r for r in records if r.status == "done"]
     failures = [r for r in records if r.status == "failed"]
@@ -104,15 +104,15 @@ def metric(record: Record, name: str) -> float:
 
 
 def is_stale(
-    record: Record, experiment: Experiment, fingerprints: Mapping[str, frozenset[str]]
+    record: Record, experiment: Experiment, fingerprints: Mapping[str, Mapping[str, str]]
 ) -> bool:
     """Whether the settings or the data are not today's.
 
     A setting that is newer than the record is passed over: its default stands for how things were before it.
     """
-    accepted = fingerprints.get(experiment.data.name)
-    return differs(record.experiment["config"], experiment.config()) or bool(
-        accepted and record.data["fingerprint"] not in accepted
+    known = fingerprints.get(experiment.data.name, {}).get(record.data["source"])
+    return differs(record.experiment["config"], experiment.config()) or (
+        known is not None and record.data["fingerprint"] != known
     )
 
 

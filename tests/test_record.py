@@ -51,7 +51,14 @@ SECTIONS: dict[str, Any] = {
     "audit": {},
     "speed": {},
     "model": {"n_parameters": 1, "best_step": 2, "steps": 3, "stop_reason": "patience"},
-    "data": {"name": "power", "n_train": 3, "n_val": 2, "n_test": 1, "fingerprint": "f" * 64},
+    "data": {
+        "name": "power",
+        "source": "power/data.npy",
+        "n_train": 3,
+        "n_val": 2,
+        "n_test": 1,
+        "fingerprint": "f" * 64,
+    },
     "provenance": {
         "git": "a" * 40,
         "dirty": False,

@@ -71,8 +71,8 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
             "row": row,
             "cell": cell,
             "seed": seed,
-            "config": experiment.config(),
-            "config_hash": changes.get("config_hash", experiment.hash),
+            "config": experiment.config() | changes.get("config", {}),
+            "config_hash": experiment.hash,
             "overrides": [],
             "deviations": [],
             "reduced": changes.get("reduced"),
@@ -84,6 +84,7 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
         model={"n_parameters": 1, "best_step": 1, "steps": 1, "stop_reason": "max_steps"},
         data={
             "name": experiment.data.name,
+            "source": changes.get("source", "generated"),
             "n_train": 1,
             "n_val": 1,
             "n_test": 100,
@@ -141,7 +142,7 @@ def test_lower_is_better_where_the_column_says_so(
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"config_hash": "0" * 12}, "stale"),
+        ({"config": {"flow": {"name": "maf", "layers": 99}}}, "stale"),
         ({"reduced": "100 steps"}, "reduced budget"),
         ({"failure": FAILURE}, "failed: diverged at step 7"),
     ],
@@ -168,9 +169,13 @@ def test_data_other_than_the_declared_is_stale(
 ) -> None:
     declared = replace(DATA["moons"], known={"one file": "f", "another": "g"})
     monkeypatch.setitem(DATA, "moons", declared)
-    assert judged(fingerprint="g").verdict == "reproduced"
-    (root / "results/small/maf_5/moons/0.json").unlink()
-    assert judged(fingerprint="h").verdict == "stale"
+    for source, fingerprint, verdict in [
+        ("another", "g", "reproduced"),
+        ("another", "f", "stale"),
+        ("a third", "h", "reproduced"),
+    ]:
+        assert judged(source=source, fingerprint=fingerprint).verdict == verdict
+        (root / "results/small/maf_5/moons/0.json").unlink()
 
 
 def test_nothing_recorded_is_missing_and_nothing_published_is_measured(
@@ -193,7 +198,7 @@ def test_seeds_and_test_points_are_spread_apart(root: Path) -> None:
 
 def test_stale_and_failed_seeds_give_no_number_but_failures_are_told(root: Path) -> None:
     record.write(make(root, "maf_5", "moons", value=0.14), root)
-    record.write(make(root, "maf_5", "moons", seed=1, value=9.0, config_hash="0" * 12), root)
+    record.write(make(root, "maf_5", "moons", seed=1, value=9.0, config={"flow": {"name": "made"}}), root)
     record.write(make(root, "maf_5", "moons", seed=2, failure=FAILURE), root)
     found = entry(root)
     assert (found.ours, found.n_seeds, found.verdict) == (0.14, 1, "reproduced")
@@ -281,3 +286,10 @@ def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> 
     with pytest.raises(UsageError) as caught:
         tables.check("small", root)
     assert "+| MAF (5)" in str(caught.value) and "-| MAF (5)" in str(caught.value)
+
+
+def test_setting_that_is_newer_than_the_record_does_not_make_it_stale(
+    judged: Callable[..., Entry], root: Path
+) -> None:
+    layers = load("small/maf_5", "moons", root=root).flow["layers"]
+    assert judged(config={"flow": {"name": "maf", "layers": layers}}).verdict == "reproduced"

@@ -103,11 +103,6 @@ class Dataset(ABC):
         """The true log-density, x (n, *event_shape) -> (n,) float64, in nats."""
         raise UsageError(f"{self.name}: the density of this data set is not known")
 
-    @property
-    def fingerprints(self) -> frozenset[str]:
-        """Every fingerprint known for this set; empty: none is."""
-        return frozenset(self.known.values())
-
     def find(self, root: Path) -> Source:
         """The preferred source among those that are there."""
         for source in self.sources:
