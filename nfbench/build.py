@@ -44,7 +44,9 @@ def build_model(experiment: Experiment, dataset: Dataset) -> Flow:
         flow = FLOWS[experiment.flow["name"]](dataset.event_shape, **arguments)
         return flow.after(preprocessing(experiment.preprocess, dataset))
     except ValueError as error:
-        raise UsageError(f"{experiment.table}/{experiment.row} on {dataset.name}: {error}") from error
+        raise UsageError(
+            f"{experiment.table}/{experiment.row} on {dataset.name}: {error}"
+        ) from error
 
 
 def preprocessing(settings: Preprocess, dataset: Dataset) -> Sequence[Transform]:
@@ -53,12 +55,16 @@ def preprocessing(settings: Preprocess, dataset: Dataset) -> Sequence[Transform]
     if (dataset.levels is None) != (settings.dequantize == "none"):
         kind = "continuous" if dataset.levels is None else f"discrete ({dataset.levels} values)"
         wanted = "none" if dataset.levels is None else "uniform"
-        raise ValueError(f"preprocess.dequantize: {kind} data need {wanted!r}, got {settings.dequantize!r}")
+        raise ValueError(
+            f"preprocess.dequantize: {kind} data need {wanted!r}, got {settings.dequantize!r}"
+        )
     if dataset.levels is not None:
         parts.append(Dequantize(dataset.levels))
     if settings.logit is not None:
         if dataset.levels is None:
-            raise ValueError("preprocess.logit: expected data in [0, 1), got continuous data of unknown range")
+            raise ValueError(
+                "preprocess.logit: expected data in [0, 1), got continuous data of unknown range"
+            )
         parts.append(Logit(settings.logit))
     if len(dataset.event_shape) > 1:
         parts.append(Flatten(dataset.event_shape))
@@ -82,7 +88,9 @@ def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
     return Schedule(
         steps_per_epoch=steps_per_epoch,
         max_steps=min(given, default=None),
-        validate_every=training.validate_every if training.validate_every is not None else steps_per_epoch,
+        validate_every=training.validate_every
+        if training.validate_every is not None
+        else steps_per_epoch,
         chunk=training.chunk,
         learning_rate=training.learning_rate,
         shape=training.schedule,
@@ -99,7 +107,9 @@ def build_module(experiment: Experiment, model: Flow, schedule: Schedule) -> Den
     training = experiment.training
     if training.objective not in OBJECTIVES:
         known = ", ".join(OBJECTIVES)
-        raise UsageError(f"training.objective: expected one of {known}; got {training.objective!r}")
+        raise UsageError(
+            f"training.objective: expected one of {known}; got {training.objective!r}"
+        )
     plateau = training.schedule == "plateau"
     selection = Selection(
         patience=training.patience,

@@ -11,10 +11,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from nfbench import checkpoint
 from nfbench.errors import UsageError
+from nfbench.record import write_atomic
 
 from .module import DensityModule
 
@@ -38,10 +46,14 @@ class Checkpoints(pl.Callback):
     """
 
     def __init__(self, directory: Path, settings: str) -> None:
-        self.last, self.best, self.settings = directory / "last.pt", directory / "best.pt", settings
+        self.last, self.best, self.settings = (
+            directory / "last.pt",
+            directory / "best.pt",
+            settings,
+        )
         self.seconds = 0.0  # of training before this process
         self.received: signal.Signals | None = None
-        self.handlers: dict[signal.Signals, Any] = {}
+        self.handlers: dict[signal.Signals, Any] = {}  # from before the training
 
     def resume(self, module: DensityModule) -> bool:
         """Load ``last.pt`` into the module, if there is one; tell whether there was.
@@ -65,14 +77,25 @@ class Checkpoints(pl.Callback):
         self.seconds = state["seconds"]
         return True
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember the signal handlers, before Lightning puts in its own."""
+        self.handlers = {
+            received: signal.getsignal(received) for received in (signal.SIGINT, signal.SIGTERM)
+        }
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over."""
         self.started = self.saved = time.monotonic()
-        for received in (signal.SIGINT, signal.SIGTERM):
-            self.handlers[received] = signal.signal(received, self.note)
+        for received in self.handlers:
+            signal.signal(received, self.note)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save at a chunk end if it is time to, unless a validation comes first."""
         assert isinstance(pl_module, DensityModule)
@@ -95,21 +118,27 @@ class Checkpoints(pl.Callback):
         self.save(pl_module)
 
     def save(self, module: DensityModule) -> None:
-        """Write ``last.pt``; then stop if a signal came."""
-        optimizer = module.optimizers()
+        """Write ``last.pt``, unless the weights are past saving; then stop if a signal came."""
+        if torch.isfinite(module.weights).all():
+            self.write(module)
+        self.saved = time.monotonic()
+        if self.received:
+            raise InterruptedRunError(module.step, self.received)
+
+    def write(self, module: DensityModule) -> None:
+        """Write ``last.pt``."""
+        optimizer = module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
         state = {
             "settings": self.settings,
             "model": module.model.state_dict(),
             "average": module.average,
-            "optimizer": optimizer.optimizer.state_dict(),
+            "optimizer": optimizer.state_dict(),
             "selection": module.selection.state(),
             "step": module.step,
             "seconds": self.seconds + time.monotonic() - self.started,
         }
         checkpoint.save(self.last, state)
-        self.saved = time.monotonic()
-        if self.received:
-            raise InterruptedRunError(module.step, self.received)
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal until the next chunk end; let the next one through."""
@@ -121,18 +150,28 @@ class Checkpoints(pl.Callback):
         """Give the signals back."""
         for received, handler in self.handlers.items():
             signal.signal(received, handler)
-        self.handlers = {}
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back: Lightning tears nothing down after an exception."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 class Curve(pl.Callback):
-    """Appends one JSON line per validation to ``curve.jsonl``: step, training loss, validation, learning rate."""
+    """Adds one JSON line per validation to ``curve.jsonl``: step, training loss, validation, learning rate."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.losses: list[torch.Tensor] = []
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Collect the chunk's losses, still on the device."""
         self.losses.append(outputs["losses"])
@@ -151,18 +190,12 @@ class Curve(pl.Callback):
         }
         self.losses = []
         kept = [earlier for earlier in read_curve(self.path) if earlier["step"] < pl_module.step]
-        if len(kept) < len(read_curve(self.path)):
-            self.path.write_text("".join(json.dumps(earlier) + "\n" for earlier in kept))
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in [*kept, line]))
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a curve file, oldest first; none if there is no file."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a curve file, oldest first; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class ProgressBar(pl.Callback):
@@ -174,7 +207,9 @@ class ProgressBar(pl.Callback):
         show: from a log-likelihood in nats to a number in ``unit``.
     """
 
-    def __init__(self, label: str, unit: str, show: Callable[[float], float], *, bar: bool) -> None:
+    def __init__(
+        self, label: str, unit: str, show: Callable[[float], float], *, bar: bool
+    ) -> None:
         self.label, self.unit, self.show, self.bar = label, unit, show, bar
         self.progress: Progress | None = None
         self.train = ""
@@ -183,14 +218,28 @@ class ProgressBar(pl.Callback):
         """Start the bar where the run starts."""
         assert isinstance(pl_module, DensityModule)
         if self.bar:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-            self.progress = Progress(*columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[now]}"),
+            )
+            self.progress = Progress(
+                *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+            )
             self.progress.start()
             total = pl_module.schedule.max_steps
-            self.task = self.progress.add_task(self.label, total=total, completed=pl_module.step, now="")
+            self.task = self.progress.add_task(
+                self.label, total=total, completed=pl_module.step, now=""
+            )
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Show the chunk's mean."""
         if self.progress:
@@ -204,7 +253,12 @@ class ProgressBar(pl.Callback):
             if self.progress:
                 self.refresh(pl_module)
             else:
-                log.info("%s: step %s, val %s", self.label, pl_module.step, self.value(pl_module.summary.mean))
+                log.info(
+                    "%s: step %s, val %s",
+                    self.label,
+                    pl_module.step,
+                    self.value(pl_module.summary.mean),
+                )
 
     def value(self, nats: float) -> str:
         """A log-likelihood as shown."""
@@ -222,3 +276,9 @@ class ProgressBar(pl.Callback):
         if self.progress:
             self.progress.stop()
             self.progress = None
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal as it was."""
+        self.teardown(trainer, pl_module, "fit")

@@ -37,5 +37,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UsageError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises several unrelated types for a damaged file
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: expected a checkpoint, got an unreadable file ({reason}); delete it") from error
+        raise UsageError(
+            f"{path}: expected a checkpoint, got an unreadable file ({reason}); delete it"
+        ) from error
     return state

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +52,20 @@ def main() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, batches and noise.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads.")
-@click.option("--bar/--no-bar", default=None, help="Progress bar; by default where there is a terminal.")
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads."
+)
+@click.option(
+    "--bar/--no-bar", default=None, help="Progress bar; by default where there is a terminal."
+)
 def run(
-    row: str, cell: str, overrides: tuple[str, ...], seed: int, device: str, threads: int, bar: bool | None
+    row: str,
+    cell: str,
+    overrides: tuple[str, ...],
+    seed: int,
+    device: str,
+    threads: int,
+    bar: bool | None,
 ) -> None:
     """Train and test one cell of a table and write its record.
 
@@ -68,7 +79,6 @@ def run(
     """
     from nfbench import record
     from nfbench.config import load
-    from nfbench.launch.plan import spelled
 
     experiment = load(row, cell, seed, overrides)
     with logging_to(record.run_dir(experiment) / "log.txt"):
@@ -79,7 +89,7 @@ def run(
             show_bar = sys.stderr.isatty() if bar is None else bar
             result = run_experiment(experiment, device=device, threads=threads, bar=show_bar)
         except InterruptedRunError as stopped:
-            log.warning("stopped by %s; to go on from there: %s", stopped, spelled(experiment))
+            log.warning("stopped by %s; to go on from there: %s", stopped, shlex.join(experiment.command))
             sys.exit(INTERRUPTED)
         except UsageError:
             raise
@@ -95,10 +105,22 @@ def run(
 @click.argument("table")
 @click.option("--row", "rows", multiple=True, help="Only this row (repeatable).")
 @click.option("--cell", "cells", multiple=True, help="Only this cell (repeatable).")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Seeds 0 to N-1.")
-@click.option("--jobs", type=click.IntRange(1), help="Cells side by side; by default as many as cores allow, one on a GPU.")
+@click.option(
+    "--seeds", default=1, show_default=True, type=click.IntRange(1), help="Seeds 0 to N-1."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Cells side by side; by default as many as cores allow, one on a GPU.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads of each cell.")
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="CPU threads of each cell.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
 def reproduce(
     table: str,
@@ -118,7 +140,14 @@ def reproduce(
     from nfbench.launch.reproduce import reproduce as reproduce_table
 
     good = reproduce_table(
-        table, rows=rows, cells=cells, seeds=range(seeds), jobs=jobs, device=device, threads=threads, dry_run=dry_run
+        table,
+        rows=rows,
+        cells=cells,
+        seeds=range(seeds),
+        jobs=jobs,
+        device=device,
+        threads=threads,
+        dry_run=dry_run,
     )
     sys.exit(0 if good else FAILED)
 
@@ -126,7 +155,11 @@ def reproduce(
 @main.command()
 @click.argument("names", nargs=-1, metavar="[TABLE]...")
 @click.option("--all", "every", is_flag=True, help="Every table.")
-@click.option("--check", is_flag=True, help="Fail if the committed Markdown differs from what the records give.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Fail if the committed Markdown differs from what the records give.",
+)
 @click.option(
     "--format",
     "form",
@@ -181,7 +214,15 @@ def data_list() -> None:
     from nfbench.data import DATA, data_root
     from nfbench.data.manage import status
 
-    view = Table("name", "data set", "train / val / test", "state", "size", "where", title=f"data root: {data_root()}")
+    view = Table(
+        "name",
+        "data set",
+        "train / val / test",
+        "state",
+        "size",
+        "where",
+        title=f"data root: {data_root()}",
+    )
     for name in DATA:
         found = status(name)
         sizes = " / ".join(f"{n:,}" for n in found.sizes)
@@ -192,7 +233,11 @@ def data_list() -> None:
 
 @data.command("prepare")
 @click.argument("name")
-@click.option("--source", metavar="FILE", help="Which of its sources, by first file; see the message of a missing set.")
+@click.option(
+    "--source",
+    metavar="FILE",
+    help="Which of its sources, by first file; see the message of a missing set.",
+)
 def data_prepare(name: str, source: str | None) -> None:
     """Download (checksummed, resumable) or convert what a data set needs."""
     from nfbench.data.manage import prepare
@@ -219,7 +264,9 @@ def plot(table: str, seed: int) -> None:
 
     path = gallery(table, seed=seed)
     if path is None:
-        raise UsageError(f"{table}: expected pictures of its runs in runs/{table}, got none; run its cells first")
+        raise UsageError(
+            f"{table}: expected pictures of its runs in runs/{table}, got none; run its cells first"
+        )
     click.echo(path)
 
 
@@ -233,7 +280,9 @@ def logging_to(path: Path) -> Iterator[None]:
         handlers.append(logging.FileHandler(path))
     handlers.append(logging.StreamHandler())
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+        )
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

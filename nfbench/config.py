@@ -114,6 +114,23 @@ class Experiment:
         """All that determines the result, but for the seed."""
         return {"flow": self.flow, **{key: asdict(getattr(self, key)) for key in SECTIONS}}
 
+    def identity(self) -> dict[str, Any]:
+        """The section of a record on what was run."""
+        names = ("table", "row", "cell", "seed", "reduced")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "config": self.config(),
+            "config_hash": self.hash,
+            "overrides": list(self.overrides),
+            "deviations": list(self.deviations),
+        }
+
+    @property
+    def command(self) -> list[str]:
+        """The words a person would type to run it."""
+        row = f"{self.table}/{self.row}"
+        return ["nfbench", "run", row, self.cell, "--seed", str(self.seed), *self.overrides]
+
     @property
     def hash(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the settings, in whatever order and spelling."""

@@ -3,3 +3,33 @@
 
 class UsageError(ValueError):
     """Input that nfbench cannot use; its message says what was expected, what was got, and what would work."""
+
+
+class FailedRunError(RuntimeError):
+    """A run that has no number to give, and what its record says of it.
+
+    Args:
+        kind: the failure in a few words, for a table.
+        message: what happened and what to try.
+        step: how many optimizer steps were taken.
+        batch: which batch it was.
+        checkpoint: the last good checkpoint, below the root.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        step: int,
+        batch: object = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failure = {
+            "kind": kind,
+            "message": message,
+            "step": step,
+            "batch": batch,
+            "checkpoint": checkpoint,
+        }

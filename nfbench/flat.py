@@ -28,7 +28,9 @@ def tie_gradients(vector: nn.Parameter, parameters: Sequence[nn.Parameter]) -> N
         parameter.grad = view
 
 
-def views(vector: Tensor, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+def views(
+    vector: Tensor, parameters: Sequence[nn.Parameter]
+) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """Each parameter with its own piece of the vector, shaped as it."""
     pieces = vector.split([padded(parameter) for parameter in parameters])
     for parameter, piece in zip(parameters, pieces, strict=True):

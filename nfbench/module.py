@@ -1,22 +1,24 @@
 """The one LightningModule: any density model, any objective, any optimizer."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from nfbench.density import DensityModel
 from nfbench.flat import flatten, tie_gradients
 from nfbench.metrics import Summary, summarize
 from nfbench.objectives import Objective
 from nfbench.schedule import Schedule
+from nfbench.seeds import mix
 from nfbench.selection import Selection
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
+    "adam": partial(torch.optim.Adam, fused=True),
     "adamax": torch.optim.Adamax,
 }
 # Separate streams of random numbers for the phases of a run.
@@ -32,27 +34,30 @@ class NonFiniteLossError(RuntimeError):
 
 
 class DensityModule(pl.LightningModule):
-    """Trains a density model by chunks: one Lightning "batch" is k minibatches, k optimizer steps.
+    """Trains a density model by chunks: a Lightning "batch" is k minibatches, k optimizer steps.
 
-    All randomness inside a chunk comes from a generator seeded by (seed, step), so that a run that was cut
-    and resumed at a chunk end draws what an uncut one draws.
+    All randomness inside a chunk comes from a generator seeded by (seed, step), so that a run
+    that was cut and resumed at a chunk end draws what an uncut one draws.
 
     Args:
-        model: anything with ``log_prob(x)``, ``likelihood``, ``needs_calibration`` and ``calibrate(x)``.
+        model: what is trained.
         objective: (model, batch, context) -> scalar loss.
         schedule: fixed points of the run and the learning rate.
         selection: keeps the best validation.
         optimizer: name in ``OPTIMIZERS``; fused where torch has it.
         weight_decay: L2 penalty on all parameters, added to the gradient.
         clip_norm: largest norm of the gradient, or None.
-        ema_decay: decay of an exponential moving average of the weights, evaluated in their place, or None.
+        ema_decay: decay of a moving average of the weights, evaluated in their place, or None.
         compile: compile the objective (costs seconds to minutes at the start).
         seed: of everything random in training and evaluation.
     """
 
+    model: DensityModel
+    weights: nn.Parameter  # all trained ones as one vector, once the optimizer is there
+
     def __init__(
         self,
-        model: nn.Module,
+        model: DensityModel,
         objective: Objective,
         schedule: Schedule,
         selection: Selection,
@@ -67,7 +72,9 @@ class DensityModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if optimizer not in OPTIMIZERS:
-            raise ValueError(f"training.optimizer: expected one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
+            raise ValueError(
+                f"training.optimizer: expected one of {', '.join(OPTIMIZERS)}; got {optimizer!r}"
+            )
         self.automatic_optimization = False
         self.model, self.schedule, self.selection = model, schedule, selection
         self.objective = torch.compile(objective, dynamic=False) if compile else objective
@@ -78,29 +85,32 @@ class DensityModule(pl.LightningModule):
         self.improved = False
         self.summary: Summary | None = None
         self.log_probs: list[Tensor] = []
-        self.weights: nn.Parameter | None = None
         self.average: Tensor | None = None
         self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer of all weights as one vector, with the state of the run it continues, if any."""
+        """The optimizer of all weights as one vector, with the state of the run it continues."""
         self.weights = flatten(self.trained)
         if self.ema_decay is not None:
             average = self.weights.detach().clone() if self.average is None else self.average
             self.average = average.to(self.weights.device)
-        options: dict[str, Any] = {"lr": self.schedule.learning_rate, "weight_decay": self.weight_decay}
-        options |= {"eps": self.adam_eps} | ({"fused": True} if self.optimizer_name == "adam" else {})
-        optimizer = OPTIMIZERS[self.optimizer_name]([self.weights], **options)
+        optimizer = OPTIMIZERS[self.optimizer_name](
+            [self.weights],
+            lr=self.schedule.learning_rate,
+            eps=self.adam_eps,
+            weight_decay=self.weight_decay,
+        )
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
 
     def training_step(self, chunk: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Take one optimizer step on each minibatch of ``chunk`` (k, B, *event); return their losses (k,)."""
+        """Take an optimizer step on each minibatch of (k, B, *event); return their losses (k,)."""
         first = self.step
         self.draw_from(TRAINING, first)
         optimizer = self.optimizers()
-        if self.weights.grad is None:  # Lightning drops gradients at the start and before each validation.
+        # Lightning drops all gradients at the start and before each validation.
+        if self.weights.grad is None:
             tie_gradients(self.weights, self.trained)
         losses = torch.stack([self.optimize(optimizer, x) for x in chunk.unbind(0)])
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
@@ -118,7 +128,7 @@ class DensityModule(pl.LightningModule):
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         optimizer.step()
-        if self.average is not None:
+        if self.average is not None and self.ema_decay is not None:
             self.average.lerp_(self.weights.detach(), 1 - self.ema_decay)
         self.step += 1
         return loss.detach()
@@ -129,14 +139,13 @@ class DensityModule(pl.LightningModule):
 
     def draw_from(self, phase: int, step: int) -> None:
         """Seed torch's generators by the phase and the step, on every rank differently."""
-        state = np.random.SeedSequence([self.seed, phase, step, self.global_rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        torch.manual_seed(mix(self.seed, phase, step, self.global_rank))
 
     def on_validation_start(self) -> None:
         """Evaluate the averaged weights, and the statistics of the whole training set."""
         self.swap_average()
         if self.model.needs_calibration:
-            self.model.calibrate(self.trainer.datamodule.train)
+            self.model.calibrate(self.trainer.datamodule.train)  # type: ignore[attr-defined]
         self.begin_evaluation(VALIDATION)
 
     def on_test_start(self) -> None:

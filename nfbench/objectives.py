@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-Objective = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
+from nfbench.density import DensityModel
+
+Objective = Callable[[DensityModel, Tensor, Tensor | None], Tensor]
 
 
-def maximum_likelihood(model: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+def maximum_likelihood(model: DensityModel, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Mean negative log-likelihood of the batch, in nats per example."""
     return -model(x, context).mean()
 

@@ -1,5 +1,6 @@
 """Figures of a table's runs: learned densities beside the truth, samples beside real images. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from nfbench.config import load
 
 INCHES = 2.1  # one panel
 IMAGE_GRID = 6  # images per side of a panel of samples
+GAP, GAP_GRAY = (
+    ((0, 0), (0, 0), (0, 1), (0, 1)),
+    0.5,
+)  # a line below and to the right of each image
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Picture:
         """Whether it is a density over the plane."""
         return "log_density" in self.arrays
 
+    @property
+    def n_panels(self) -> int:
+        """Density and samples of the plane side by side, or one panel of images."""
+        return 2 if self.is_plane else 1
+
 
 def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | None:
     """Draw every run of a table that left pictures, a column per cell and a row per model.
@@ -41,15 +51,18 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
     if not columns:
         return None
     height = 1 + max(len(found) for found in columns.values())
-    figure = Figure(figsize=(INCHES * 2 * len(columns), INCHES * height), layout="constrained")
-    axes = figure.subplots(height, 2 * len(columns), squeeze=False)
+    width = sum(found[0].n_panels for found in columns.values())
+    figure = Figure(figsize=(INCHES * width, INCHES * height), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for number, (cell, found) in enumerate(columns.items()):
-        left, right = axes[:, 2 * number], axes[:, 2 * number + 1]
-        draw_truth(left[0], right[0], found[0], table.columns[cell].heading)
-        for above, picture in enumerate(found, start=1):
-            draw_model(left[above], right[above], picture, found[0])
+    first = 0
+    for cell, found in columns.items():
+        panels = axes[:, first : first + found[0].n_panels]
+        draw_truth(panels[0], found[0], table.columns[cell].heading)
+        for row, picture in zip(panels[1:], found, strict=False):
+            draw_model(row, picture, found[0])
+        first += found[0].n_panels
     return save(figure, root / "results" / f"{table_name}.png")
 
 
@@ -66,27 +79,36 @@ def pictures(table: Table, cell: str, root: Path, seed: int) -> list[Picture]:
     return found
 
 
-def draw_truth(left: Axes, right: Axes, picture: Picture, heading: str) -> None:
-    """The true density, or real images, at the head of a column."""
+def draw_truth(panels: Sequence[Axes], picture: Picture, heading: str) -> None:
+    """The true density and test data, or real images, at the head of a column."""
     if not picture.is_plane:
-        draw_images(left, picture.arrays["real"], f"{heading}: real")
-    elif "true_log_density" in picture.arrays:
-        draw_density(left, picture.arrays, "true_log_density", f"{heading}: truth", picture)
+        draw_images(panels[0], picture.arrays["real"], f"{heading}: real")
+        return
+    if "true_log_density" in picture.arrays:
+        draw_density(panels[0], picture.arrays, "true_log_density", f"{heading}: truth", picture)
+    draw_points(panels[1], picture.arrays, "real", "test data")
 
 
-def draw_model(left: Axes, right: Axes, picture: Picture, scale: Picture) -> None:
+def draw_model(panels: Sequence[Axes], picture: Picture, scale: Picture) -> None:
     """A model's density and samples side by side, or its sampled images."""
     if not picture.is_plane:
-        draw_images(left, picture.arrays["samples"], f"{picture.title}: samples")
+        draw_images(panels[0], picture.arrays["samples"], f"{picture.title}: samples")
         return
-    draw_density(left, picture.arrays, "log_density", picture.title, scale)
-    x, y, samples = (picture.arrays[key] for key in ("x", "y", "samples"))
-    right.scatter(samples[:, 0], samples[:, 1], s=0.5, color="black", alpha=0.35, linewidths=0)
-    right.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
-    right.set_title("samples", fontsize=8)
+    draw_density(panels[0], picture.arrays, "log_density", picture.title, scale)
+    draw_points(panels[1], picture.arrays, "samples", "samples")
 
 
-def draw_density(axis: Axes, arrays: dict[str, np.ndarray], key: str, title: str, scale: Picture) -> None:
+def draw_points(axis: Axes, arrays: dict[str, np.ndarray], key: str, title: str) -> None:
+    """Points of the plane, in the frame of the densities."""
+    x, y, points = arrays["x"], arrays["y"], arrays[key]
+    axis.scatter(points[:, 0], points[:, 1], s=0.5, color="black", alpha=0.35, linewidths=0)
+    axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
+    axis.set_title(title, fontsize=8)
+
+
+def draw_density(
+    axis: Axes, arrays: dict[str, np.ndarray], key: str, title: str, scale: Picture
+) -> None:
     """A density as an image; one color scale per column, that of the truth where it is known."""
     reference = scale.arrays.get("true_log_density", scale.arrays["log_density"])
     x, y = arrays["x"], arrays["y"]
@@ -105,9 +127,13 @@ def draw_images(axis: Axes, images: np.ndarray, title: str) -> None:
     """A square of gray or color images (n, channels, height, width)."""
     side = min(IMAGE_GRID, int(len(images) ** 0.5))
     _, channels, height, width = images.shape
-    tiles = images[: side * side].reshape(side, side, channels, height, width)
-    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(side * height, side * width, channels)
-    canvas = canvas.astype(float) / max(1.0, float(images.max()))
+    framed = np.pad(
+        images[: side * side].astype(float) / images.max(), GAP, constant_values=GAP_GRAY
+    )
+    tiles = framed.reshape(side, side, channels, height + 1, width + 1)
+    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(
+        side * (height + 1), side * (width + 1), channels
+    )
     axis.imshow(canvas.squeeze(-1) if channels == 1 else canvas, cmap="gray", vmin=0.0, vmax=1.0)
     axis.set_title(title, fontsize=8)
 

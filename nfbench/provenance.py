@@ -2,13 +2,17 @@
 
 import platform
 import resource
+import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from nfbench.config import Experiment
 
 PACKAGES = ("nfbench", "torch", "pytorch-lightning", "numpy")
 # What a result depends on; a rewritten table or note does not make it dirty.
@@ -25,7 +29,9 @@ def commit(root: Path) -> dict[str, Any]:
 def git(root: Path, *arguments: str) -> str | None:
     """What git prints, or None if it cannot answer."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -54,3 +60,21 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe(
+    experiment: Experiment, device: torch.device, started: datetime, seconds: float
+) -> dict[str, Any]:
+    """The section of a record on how it was made, less the commit."""
+    return {
+        "versions": versions(),
+        "device": device_name(device),
+        "precision": "float32",
+        "world_size": 1,
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "command": shlex.join(experiment.command),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

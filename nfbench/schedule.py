@@ -39,12 +39,18 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise UsageError(f"training.schedule: expected one of {', '.join(SHAPES)}; got {self.shape!r}")
+            raise UsageError(
+                f"training.schedule: expected one of {', '.join(SHAPES)}; got {self.shape!r}"
+            )
         if self.shape == "cosine" and self.max_steps is None:
-            raise UsageError("training.schedule: cosine needs training.max_steps or training.max_epochs, got neither")
+            raise UsageError(
+                "training.schedule: cosine needs training.max_steps or training.max_epochs, got neither"
+            )
         for name in ("validate_every", "chunk"):
             if getattr(self, name) < 1:
-                raise UsageError(f"training.{name}: expected a positive number of steps, got {getattr(self, name)}")
+                raise UsageError(
+                    f"training.{name}: expected a positive number of steps, got {getattr(self, name)}"
+                )
 
     def chunk_ends(self, start: int) -> Iterator[int]:
         """The chunk ends after step ``start``, up to the next validation or the end of the run."""

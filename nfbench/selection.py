@@ -27,7 +27,12 @@ class Selection:
     def update(self, step: int, log_likelihood: float) -> bool:
         """Take in a validation; tell whether it is the best so far. One that is not finite never is."""
         if math.isfinite(log_likelihood) and log_likelihood > self.best:
-            self.best, self.best_step, self.waited, self.waited_for_cut = log_likelihood, step, 0, 0
+            self.best, self.best_step, self.waited, self.waited_for_cut = (
+                log_likelihood,
+                step,
+                0,
+                0,
+            )
             return True
         self.waited += 1
         self.waited_for_cut += 1

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from nfbench.errors import UsageError
 

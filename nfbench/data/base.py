@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
+from nfbench.seeds import mix
 
-from .dataset import Dataset, Splits, fingerprint
+from .dataset import Dataset, fingerprint
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class BatchOrder:
     of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
 
     Raises:
-        ValueError: if there are fewer rows than one batch needs.
+        UsageError: if a batch is empty, or needs more rows than there are.
     """
 
     n: int
@@ -32,10 +33,11 @@ class BatchOrder:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps_per_epoch < 1:
-            needed = self.batch_size * self.world_size
-            raise ValueError(
-                f"data.batch_size: expected at most {self.n} rows in all, got {needed}"
+        if not 1 <= self.batch_size <= self.n // self.world_size:
+            ranks = f" on each of {self.world_size} ranks" if self.world_size > 1 else ""
+            raise UsageError(
+                f"data.batch_size: expected 1 to {self.n // self.world_size} rows{ranks}, "
+                f"got {self.batch_size}"
             )
 
     @property
@@ -63,10 +65,7 @@ class BatchOrder:
 @lru_cache(maxsize=2)
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """A permutation of n rows that depends on seed and epoch alone."""
-    state = int(
-        np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
-    return torch.randperm(n, generator=torch.Generator().manual_seed(state))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 
 class ChunkLoader:
@@ -128,23 +127,35 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.eval_batch_size = batch_size, seed, eval_batch_size
         self.schedule: Schedule | None = None
         self.step: Callable[[], int] = lambda: 0
-        self.splits: Splits | None = None
+        self.is_read = False
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data set once, on the CPU."""
-        if self.splits is None:
-            self.splits = self.dataset.load(seed=self.data_seed)
-            self.fingerprint = fingerprint(self.splits)
-            self.train, self.val, self.test = (
-                torch.from_numpy(rows)
-                for rows in (self.splits.train, self.splits.val, self.splits.test)
-            )
+        if self.is_read:
+            return
+        splits = self.dataset.load(seed=self.data_seed)
+        self.source, self.fingerprint = splits.source, fingerprint(splits)
+        self.train, self.val, self.test = (
+            torch.from_numpy(rows) for rows in (splits.train, splits.val, splits.test)
+        )
+        self.is_read = True
 
     def to(self, device: torch.device | str) -> None:
         """Move the splits to the training device."""
         self.train, self.val, self.test = (
             rows.to(device) for rows in (self.train, self.val, self.test)
         )
+
+    def describe(self) -> dict[str, object]:
+        """The section of a record on the data."""
+        return {
+            "name": self.dataset.name,
+            "source": self.source,
+            "n_train": len(self.train),
+            "n_val": len(self.val),
+            "n_test": len(self.test),
+            "fingerprint": self.fingerprint,
+        }
 
     @property
     def order(self) -> BatchOrder:

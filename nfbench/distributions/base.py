@@ -41,7 +41,9 @@ class StandardNormal(Parameterless):
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """Draw n rows (n, *event)."""
-        return torch.randn(n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device)
+        return torch.randn(
+            n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device
+        )
 
 
 class Uniform(Parameterless):

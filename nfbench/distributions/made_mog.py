@@ -21,7 +21,9 @@ class AutoregressiveMixture(Distribution):
     def __init__(self, made: MADE, components: int) -> None:
         super().__init__()
         if made.n_parameters != 3 * components:
-            raise ValueError(f"made: expected {3 * components} parameters per dimension, got {made.n_parameters}")
+            raise ValueError(
+                f"made: expected {3 * components} parameters per dimension, got {made.n_parameters}"
+            )
         self.made, self.components = made, components
         nn.init.normal_(made.biases[-1])
 

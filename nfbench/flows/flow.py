@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nfbench.density import DensityModel
 from nfbench.distributions.base import Distribution
 from nfbench.transforms.base import Compose, Transform
 
 
-class Flow(nn.Module):
+class Flow(DensityModel):
     """``log p(x) = log p_base(z) + log|det dz/dx|`` with ``z = transform(x)``; sampling runs it backwards."""
 
     def __init__(self, base: Distribution, transform: Transform) -> None:
@@ -25,8 +26,6 @@ class Flow(nn.Module):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,)."""
         z, log_det = self.transform(x, context)
         return self.base.log_prob(z, context) + log_det
-
-    forward = log_prob
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """Draw n rows of data (n, *event); a context has n rows."""

@@ -33,13 +33,22 @@ def realnvp(
     """
     features = prod(event_shape)
     if features < 2:
-        raise ValueError(f"realnvp: expected at least 2 dimensions to split in halves, got {features}")
+        raise ValueError(
+            f"realnvp: expected at least 2 dimensions to split in halves, got {features}"
+        )
     halves = (features - features // 2, features // 2)  # even, odd dimensions
     parts: list[Transform] = [Permute(alternate(features))]
     for layer in range(layers):
         fixed, mapped = halves[::-1] if layer % 2 else halves
         shift, raw_scale = (
-            MLP(fixed, mapped, hidden=hidden, activation=name, context_features=context_features, init=init)
+            MLP(
+                fixed,
+                mapped,
+                hidden=hidden,
+                activation=name,
+                context_features=context_features,
+                init=init,
+            )
             for name in (shift_activation, scale_activation)
         )
         affine = Affine(scale=scale, bound=scale_bound)

@@ -10,6 +10,7 @@ from nfbench.build import build_model, build_module, build_schedule
 from nfbench.config import Experiment
 from nfbench.data import DATA
 from nfbench.flat import tie_gradients
+from nfbench.module import DensityModule
 
 WARM_UP, TIMED = 3, 10
 EVALUATION_ROWS = 2048
@@ -30,7 +31,9 @@ def estimate(experiment: Experiment) -> Estimate:
     steps_per_epoch = max(1, n_train // experiment.data.batch_size)
     schedule = build_schedule(experiment, steps_per_epoch)
     module = build_module(experiment, build_model(experiment, dataset), schedule)
-    rows = random_rows(dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size))
+    rows = random_rows(
+        dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size)
+    )
     batch = rows[: experiment.data.batch_size]
     per_step = 0.0
     steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
@@ -42,11 +45,13 @@ def estimate(experiment: Experiment) -> Estimate:
     with torch.no_grad():
         per_row = seconds(lambda: module.model.log_prob(rows)) / len(rows)
     n_validations = math.ceil(steps / schedule.validate_every) + 1
-    evaluated = n_validations * (n_val + (n_train if module.model.needs_calibration else 0)) + n_test
+    evaluated = (
+        n_validations * (n_val + (n_train if module.model.needs_calibration else 0)) + n_test
+    )
     return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
 
 
-def one_step(module: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+def one_step(module: DensityModule, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
     """A training step as the run takes it, without Lightning."""
     optimizer.zero_grad(set_to_none=False)
     module.objective(module.model, batch, None).backward()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .plan import Job, command
+from .plan import Job
 
 POLL_SECONDS = 0.2
 
@@ -64,7 +64,7 @@ def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", *command(job.experiment), *options],
+            [sys.executable, "-m", *job.experiment.command, *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,6 +1,5 @@
 """Which cells of a table are missing, and the command that makes each. Imports no torch."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +28,6 @@ class Job:
         return f"{e.table}/{e.row}/{e.cell}/{e.seed}"
 
 
-def command(experiment: Experiment) -> list[str]:
-    """The words a person would type to run an experiment."""
-    e = experiment
-    return ["nfbench", "run", f"{e.table}/{e.row}", e.cell, "--seed", str(e.seed), *e.overrides]
-
-
-def spelled(experiment: Experiment) -> str:
-    """The command of an experiment, quoted for a shell."""
-    return shlex.join(command(experiment))
-
-
 def plan(
     table_name: str,
     *,
@@ -62,8 +50,13 @@ def plan(
     for row in rows or table.rows:
         for cell in table.cells(row):
             if not cells or cell in cells:
-                experiments = [load(f"{table_name}/{row}", cell, seed, overrides, root) for seed in seeds]
-                jobs += [Job(e, state(e, root), record.run_dir(e, root) / "log.txt") for e in experiments]
+                experiments = [
+                    load(f"{table_name}/{row}", cell, seed, overrides, root) for seed in seeds
+                ]
+                jobs += [
+                    Job(e, state(e, root), record.run_dir(e, root) / "log.txt")
+                    for e in experiments
+                ]
     return jobs
 
 
@@ -71,7 +64,9 @@ def check_names(kind: str, names: Sequence[str], known: Iterable[str], table: st
     """Refuse a name that the table does not have."""
     for name in names:
         if name not in known:
-            raise UsageError(f"unknown {kind} {name!r} of {table}{hint(name, list(known), kind + 's')}")
+            raise UsageError(
+                f"unknown {kind} {name!r} of {table}{hint(name, list(known), kind + 's')}"
+            )
 
 
 def state(experiment: Experiment, root: Path) -> str:

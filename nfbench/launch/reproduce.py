@@ -1,6 +1,7 @@
 """reproduce(table): plan, estimate, launch what is missing, render. Imports no torch until it estimates."""
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nfbench import plots, record, tables
 from nfbench.data.manage import status
 
 from .local import Outcome, launch
-from .plan import DONE, FAILED, Job, plan, spelled
+from .plan import DONE, FAILED, Job, plan
 
 
 def reproduce(
@@ -38,7 +39,11 @@ def reproduce(
     root = root or record.find_root()
     planned = plan(table, rows=rows, cells=cells, seeds=seeds, root=root)
     runnable = [job for job in planned if job.state not in (DONE, FAILED)]
-    absent = {name for name in {job.experiment.data.name for job in runnable} if status(name).state != "ready"}
+    absent = {
+        name
+        for name in {job.experiment.data.name for job in runnable}
+        if status(name).state != "ready"
+    }
     todo = [job for job in runnable if job.experiment.data.name not in absent]
     n_parallel = jobs or default_jobs(device, threads)
     show_plan(console, table, planned, todo, absent, n_parallel)
@@ -60,11 +65,18 @@ def default_jobs(device: str, threads: int) -> int:
 
 
 def show_plan(
-    console: Console, table: str, jobs: Sequence[Job], todo: Sequence[Job], absent: set[str], n_parallel: int
+    console: Console,
+    table: str,
+    jobs: Sequence[Job],
+    todo: Sequence[Job],
+    absent: set[str],
+    n_parallel: int,
 ) -> None:
     """Say what is done, what will run and what it costs, and which data are missing."""
     n_done = sum(job.state == DONE for job in jobs)
-    console.print(f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time")
+    console.print(
+        f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time"
+    )
     if todo:
         costs = estimates(console, todo)
         view = Table("cell", "state", "cost of one process here")
@@ -72,9 +84,13 @@ def show_plan(
             view.add_row(job.name, job.state, duration(*costs[job.name]))
         console.print(view)
         bounded = sum(seconds for seconds, open_ended in costs.values() if not open_ended)
-        console.print(f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end")
+        console.print(
+            f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end"
+        )
     for name in sorted(absent):
-        console.print(f"data set {name} is {status(name).state}, its cells are left out; try: nfbench data prepare {name}")
+        console.print(
+            f"data set {name} is {status(name).state}, its cells are left out; try: nfbench data prepare {name}"
+        )
 
 
 def estimates(console: Console, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
@@ -92,13 +108,27 @@ def estimates(console: Console, jobs: Sequence[Job]) -> dict[str, tuple[float, b
 
 def duration(seconds: float, open_ended: bool) -> str:
     """Seconds in words; early stopping has no fixed end, so that its cost is that of an epoch."""
-    text = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    text = (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
     return f"{text} an epoch, until early stopping" if open_ended else text
 
 
-def launch_with_bar(console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str]) -> list[Outcome]:
+def launch_with_bar(
+    console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str]
+) -> list[Outcome]:
     """Launch jobs under a bar that names those running; say how to go on if it is interrupted."""
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     running: dict[str, Job] = {}
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(jobs))
@@ -110,13 +140,21 @@ def launch_with_bar(console: Console, jobs: Sequence[Job], n_parallel: int, opti
         def on_end(outcome: Outcome) -> None:
             running.pop(outcome.job.name)
             progress.update(task, advance=1, description=", ".join(running))
-            word = "done" if outcome.exit_code == 0 else f"exit code {outcome.exit_code}, see {outcome.job.log}"
+            word = (
+                "done"
+                if outcome.exit_code == 0
+                else f"exit code {outcome.exit_code}, see {outcome.job.log}"
+            )
             progress.console.print(f"{outcome.job.name}: {word}")
 
         try:
-            return launch(jobs, n_parallel=n_parallel, options=options, on_start=on_start, on_end=on_end)
+            return launch(
+                jobs, n_parallel=n_parallel, options=options, on_start=on_start, on_end=on_end
+            )
         except KeyboardInterrupt:
-            console.print("interrupted; what was running left checkpoints. The same command goes on from there.")
+            console.print(
+                "interrupted; what was running left checkpoints. The same command goes on from there."
+            )
             raise SystemExit(130) from None
 
 
@@ -133,5 +171,7 @@ def report(console: Console, outcomes: Sequence[Outcome], failed_before: Sequenc
     """List what failed, with its log and the command that runs it again; tell whether nothing did."""
     bad = [outcome.job for outcome in outcomes if outcome.exit_code] + list(failed_before)
     for job in bad:
-        console.print(f"failed: {job.name}\n  log: {job.log}\n  again: {spelled(job.experiment)}")
+        console.print(
+            f"failed: {job.name}\n  log: {job.log}\n  again: {shlex.join(job.experiment.command)}"
+        )
     return not bad

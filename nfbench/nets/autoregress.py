@@ -17,7 +17,9 @@ from .made import MADE
 Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def autoregress(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def autoregress(
+    made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Generate x (B, D) from noise (B, D), and the sum of the log terms (B,).
 
     Differentiable by D full passes where a gradient is wanted, otherwise incremental; both are exact.
@@ -28,7 +30,9 @@ def autoregress(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None 
     return (full_passes if wanted else incremental)(made, solve, noise, context)
 
 
-def full_passes(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def full_passes(
+    made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The plain way, one pass of the whole network per dimension: slow, differentiable, the reference."""
     columns = list(torch.zeros_like(noise).unbind(1))
     total = noise.new_zeros(noise.shape[0])
@@ -65,9 +69,15 @@ def plan(made: MADE) -> list[Step]:
             Step(
                 dimension=i,
                 new=new,
-                weights=[w[rows, :n].contiguous() for w, rows, n in zip(weights, new, inputs, strict=False)]
+                weights=[
+                    w[rows, :n].contiguous()
+                    for w, rows, n in zip(weights, new, inputs, strict=False)
+                ]
                 + [last[outputs, : ends[-1]].contiguous()],
-                biases=[b[rows, None].clone() for b, rows in zip(made.biases, [*new, outputs], strict=True)],
+                biases=[
+                    b[rows, None].clone()
+                    for b, rows in zip(made.biases, [*new, outputs], strict=True)
+                ],
             )
         )
         known = ends
@@ -75,11 +85,16 @@ def plan(made: MADE) -> list[Step]:
 
 
 @torch.no_grad()
-def incremental(made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def incremental(
+    made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The fast way: every hidden unit is computed once, in (feature, batch) layout so that slices are contiguous."""
     n = noise.shape[0]
     noise = noise.t().contiguous()
-    generated, x = torch.empty_like(noise), torch.empty_like(noise)  # in the order of generation; in data order
+    generated, x = (
+        torch.empty_like(noise),
+        torch.empty_like(noise),
+    )  # in the order of generation; in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
     given = None if made.context_weight is None else made.context_weight @ made.given(context).t()
     total = noise.new_zeros(n)

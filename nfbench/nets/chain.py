@@ -9,7 +9,11 @@ from .activations import ACTIVATIONS
 
 
 def chain(
-    x: Tensor, weights: Iterable[Tensor], biases: Iterable[Tensor], activation: str, offset: Tensor | None = None
+    x: Tensor,
+    weights: Iterable[Tensor],
+    biases: Iterable[Tensor],
+    activation: str,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in); ``offset`` (B, hidden) is a context's part."""
     activate = ACTIVATIONS[activation]

@@ -39,21 +39,27 @@ class MADE(nn.Module):
         self.features, self.n_parameters = features, n_parameters
         self.activation = check_activation(activation)
         widths = [features, *hidden, n_parameters * features]
-        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False))
+        self.weights = nn.ParameterList(
+            torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False)
+        )
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
         initialize(list(self.weights), list(self.biases), init)
         self.context_weight = None
         if context_features:
             self.context_weight = nn.Parameter(torch.empty(hidden[0], context_features))
             nn.init.normal_(self.context_weight, std=(features + context_features + 1) ** -0.5)
-        self.order = list(range(features))[:: -1 if reverse else 1]  # dimensions as they are generated
+        self.order = list(range(features))[
+            :: -1 if reverse else 1
+        ]  # dimensions as they are generated
         self.degrees = hidden_degrees(features, hidden, conditional=context_features > 0)
         for layer, mask in enumerate(masks(self.order, self.degrees, n_parameters)):
             self.register_buffer(f"mask{layer}", mask, persistent=False)
 
     def masked_weights(self) -> list[Tensor]:
         """The weights with the forbidden connections set to zero."""
-        return [weight * self.get_buffer(f"mask{layer}") for layer, weight in enumerate(self.weights)]
+        return [
+            weight * self.get_buffer(f"mask{layer}") for layer, weight in enumerate(self.weights)
+        ]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, features) of every dimension in one pass."""
@@ -66,7 +72,9 @@ class MADE(nn.Module):
     def given(self, context: Tensor | None) -> Tensor:
         """The context, which a conditional network must be given."""
         if context is None:
-            raise ValueError("context: expected a tensor (B, context_features), got none; this flow is conditional")
+            raise ValueError(
+                "context: expected a tensor (B, context_features), got none; this flow is conditional"
+            )
         return context
 
 
@@ -82,6 +90,8 @@ def masks(order: Sequence[int], degrees: Sequence[Tensor], n_parameters: int) ->
     inputs = torch.empty(len(order), dtype=torch.long)
     inputs[list(order)] = torch.arange(1, len(order) + 1)
     chain = [inputs, *degrees]
-    inner = [after[:, None] >= before[None] for before, after in zip(chain, chain[1:], strict=False)]
+    inner = [
+        after[:, None] >= before[None] for before, after in zip(chain, chain[1:], strict=False)
+    ]
     last = (inputs[:, None] > degrees[-1][None]).repeat(n_parameters, 1)
     return [mask.to(torch.get_default_dtype()) for mask in [*inner, last]]

@@ -31,7 +31,9 @@ class MLP(nn.Module):
         self.n_parameters, self.out_features = n_parameters, out_features
         self.activation = check_activation(activation)
         widths = [in_features + context_features, *hidden, n_parameters * out_features]
-        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False))
+        self.weights = nn.ParameterList(
+            torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False)
+        )
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
         initialize(list(self.weights), list(self.biases), init)
 

@@ -30,10 +30,14 @@ class Transform(nn.Module, ABC):
     @property
     def needs_calibration(self) -> bool:
         """Whether some statistic is set from data before the transform is evaluated."""
-        return any(child.needs_calibration for child in self.children() if isinstance(child, Transform))
+        return any(
+            child.needs_calibration for child in self.children() if isinstance(child, Transform)
+        )
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+    def calibrate(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+    ) -> Tensor:
         """Set data-dependent statistics from the training set ``x`` (N, *event); return its image.
 
         A transform without such statistics only passes the data on, ``batch_size`` rows at a time.
@@ -79,7 +83,9 @@ class Compose(Transform):
         return z, no_volume_change(z) if total is None else total
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+    def calibrate(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+    ) -> Tensor:
         """Calibrate each part on the image of the training set under the parts before it."""
         for part in self.parts:
             x = part.calibrate(x, context, batch_size)

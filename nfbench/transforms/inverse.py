@@ -17,7 +17,9 @@ class Inverse(Transform):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         if transform.needs_calibration:
-            raise ValueError("Inverse: expected a transform without data statistics; put batch norm beside it")
+            raise ValueError(
+                "Inverse: expected a transform without data statistics; put batch norm beside it"
+            )
         self.transform = transform
         self.likelihood = transform.likelihood
 

@@ -53,9 +53,13 @@ class BatchNorm(Transform):
         return (self.log_gain - 0.5 * torch.log(var + self.eps)).sum()
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+    def calibrate(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+    ) -> Tensor:
         """Set the statistics to those of the training set ``x`` (N, D), summed in float64."""
         var, mean = torch.var_mean(x.double(), 0, correction=0)
         self.mean.copy_(mean)
         self.var.copy_(var)
-        return F.batch_norm(x, self.mean, self.var, self.log_gain.exp(), self.bias, training=False, eps=self.eps)
+        return F.batch_norm(
+            x, self.mean, self.var, self.log_gain.exp(), self.bias, training=False, eps=self.eps
+        )

@@ -21,7 +21,9 @@ class Permute(Transform):
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
         if sorted(order) != list(range(len(order))):
-            raise ValueError(f"order: expected a permutation of 0..{len(order) - 1}, got {list(order)}")
+            raise ValueError(
+                f"order: expected a permutation of 0..{len(order) - 1}, got {list(order)}"
+            )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.argsort(torch.tensor(order)), persistent=False)
 

@@ -39,7 +39,9 @@ class Whiten(Transform):
         return self.cholesky.diagonal().log().sum()
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536) -> Tensor:
+    def calibrate(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+    ) -> Tensor:
         """Fit mean and covariance (maximum likelihood, ddof 0) to the training set ``x`` (N, D) in float64."""
         mean = x.double().mean(0)
         centered = x.double() - mean

@@ -1,0 +1,1 @@
+"""Speed: the harness against bare loops, the flows against other libraries."""

@@ -1,0 +1,34 @@
+"""What the harness asks of a model: a density that can be sampled."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class DensityModel(nn.Module, ABC):
+    """Anything with a log-likelihood and samples: a flow is one, a VAE another."""
+
+    @property
+    @abstractmethod
+    def likelihood(self) -> str:
+        """What ``log_prob`` is: exact, an estimate, or a lower bound."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-likelihood of each row of data (B, *event) in nats, shape (B,)."""
+
+    @abstractmethod
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows of data (n, *event); a context has n rows."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-likelihood, where a module is called."""
+        return self.log_prob(x, context)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether statistics of the training set must be set before evaluation."""
+        return False
+
+    def calibrate(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set the statistics that the model takes from the training set (N, *event)."""

@@ -1,0 +1,37 @@
+"""Precision, threads and randomness of the tests: set by fixtures, put back afterwards."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+# test_peers.py compares with these; it is collected where all are installed, as in continuous integration.
+PEERS = ("nflows", "normflows", "pyro", "zuko")
+collect_ignore = [] if all(find_spec(name) for name in PEERS) else ["test_peers.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tensors are small: more threads only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Every test draws the same numbers, whichever tests ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """New tensors and modules are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -1,0 +1,199 @@
+"""Tiny tables, data sets and models for the tests of the harness."""
+
+import functools
+import importlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from math import inf
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from nfbench import callbacks
+from nfbench.callbacks import Checkpoints
+from nfbench.cli import main
+from nfbench.config import load
+from nfbench.data.base import DataModule
+from nfbench.data.dataset import Dataset, Splits
+from nfbench.module import DensityModule
+from nfbench.objectives import Objective, maximum_likelihood
+from nfbench.record import Record
+from nfbench.run import run, trainer
+from nfbench.schedule import Schedule
+from nfbench.selection import Selection
+
+CPU = torch.device("cpu")
+TABLE = {
+    "title": "Tiny",
+    "source": "Ours.",
+    "metric": "test/log_likelihood",
+    "unit": "nats",
+    "direction": "higher",
+    "uncertainty": {"ours": "2 standard errors"},
+}
+MAF = {
+    "title": "MAF",
+    "flow": {"name": "maf", "layers": 2, "hidden": [8]},
+    "data": {"batch_size": 20},
+    "training": {"max_steps": 100, "validate_every": 20, "chunk": 3},
+    "cells": {"pinwheel": {}},
+}
+GAUSSIAN = {
+    "title": "Gaussian",
+    "flow": {"name": "gaussian"},
+    "training": {"max_steps": 0},
+    "cells": {"pinwheel": {}},
+}
+# Its first step leaves weights so large that the second loss overflows.
+DIVERGING = {
+    "title": "Diverging",
+    "flow": {"name": "maf", "layers": 2, "hidden": [8], "batch_norm": False},
+    "data": {"batch_size": 20},
+    "training": {"max_steps": 20, "validate_every": 10, "chunk": 5, "learning_rate": 1.0e30},
+    "cells": {"pinwheel": {}},
+}
+
+
+def changed(row: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with some keys of some sections changed."""
+    return {**row, **{name: {**row.get(name, {}), **keys} for name, keys in sections.items()}}
+
+
+def write_table(root: Path, **rows: Mapping[str, Any]) -> Path:
+    """Write experiments/tiny with these rows below ``root``; return the root."""
+    folder = root / "experiments" / "tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = dict.fromkeys(cell for row in rows.values() for cell in row["cells"])
+    head = TABLE | {"rows": list(rows), "columns": {cell: cell.upper() for cell in cells}}
+    for name, content in {"table": head, **rows}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(content), sort_keys=False))
+    return root
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """Everything in a record but where it comes from."""
+    content = asdict(record)
+    del content["provenance"]
+    return content
+
+
+# Processes that know torch already and are forked in milliseconds; a plain fork of the test's own
+# process could inherit the threads of a backward pass.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["nfbench.run"])
+
+
+def begin(call: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a call in a process of its own."""
+    process = PROCESSES.Process(target=call, args=arguments)
+    process.start()
+    return process
+
+
+def exit_code(process: BaseProcess, seconds: float = 60.0) -> int | None:
+    """Wait for a process; None if it does not end in time."""
+    process.join(seconds)
+    return process.exitcode
+
+
+def command(root: Path, arguments: Sequence[str], output: Path) -> None:
+    """`nfbench ...` with what it prints in a file."""
+    os.environ["NFBENCH_ROOT"] = str(root)
+    with output.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        main(list(arguments), prog_name="nfbench")
+
+
+def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) -> None:
+    """Run a cell with a checkpoint at every chunk end; SIGKILL at call number ``count`` of a place.
+
+    A place is "module:attribute"; the call itself does not happen any more.
+    """
+    callbacks.SECONDS_BETWEEN_CHECKPOINTS = -inf
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    original, calls = getattr(owner, name), iter(range(1, count))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, counted)
+    run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Dataset):
+    """The arrays that it is given."""
+
+    splits: Splits
+    name: str = "rows"
+    title: str = "Rows"
+    event_shape: tuple[int, ...] = (2,)
+    sizes: tuple[int, int, int] = field(init=False, default=(0, 0, 0))
+
+    @classmethod
+    def of(cls, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Self:
+        return cls(splits=Splits(train, val, test), event_shape=train.shape[1:])
+
+    def read(self, root: Path, seed: int) -> Splits:
+        return self.splits
+
+    def load(self, root: Path | None = None, seed: int = 0) -> Splits:
+        return self.splits
+
+
+def normal_rows(n: int = 200, *, features: int = 2, seed: int = 0) -> Rows:
+    """Correlated normal rows, far from the origin: n for training, n / 2 for each evaluation."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((features, features))
+    draws = (rng.standard_normal((m, features)) @ mix + 3 for m in (n, n // 2, n // 2))
+    return Rows.of(*(rows.astype(np.float32) for rows in draws))
+
+
+class Location(nn.Module):
+    """A normal density of unit scale around a trained location."""
+
+    likelihood = "exact"
+    needs_calibration = False
+
+    def __init__(self, features: int = 2) -> None:
+        super().__init__()
+        self.location = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return -0.5 * ((x - self.location) ** 2).sum(-1)
+
+    log_prob = forward
+
+
+def fit(
+    model: nn.Module,
+    dataset: Rows,
+    schedule: Schedule,
+    *,
+    batch_size: int = 20,
+    selection: Selection | None = None,
+    objective: Objective = maximum_likelihood,
+    directory: Path | None = None,
+    watchers: Sequence[Any] = (),
+    **options: Any,
+) -> DensityModule:
+    """Train a model as a run does, on the CPU; return its module."""
+    data = DataModule(dataset, batch_size=batch_size)
+    data.setup()
+    module = DensityModule(model, objective, schedule, selection or Selection(), **options)
+    data.schedule, data.step = schedule, lambda: module.step
+    kept = [Checkpoints(directory, "settings")] if directory else []
+    trainer(CPU, [*kept, *watchers]).fit(module, datamodule=data)
+    return module

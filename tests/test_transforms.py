@@ -1,0 +1,350 @@
+"""Every transform keeps the contract: log-determinants, round trips, gradients, state, precision."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import (
+    check_contract,
+    check_gradients,
+    close,
+    concrete_subclasses,
+    randomize,
+    through_file,
+    two_ways,
+)
+from torch import Tensor
+
+import nfbench.transforms
+from nfbench.nets.made import MADE
+from nfbench.nets.mlp import MLP
+from nfbench.transforms.autoregressive import Autoregressive
+from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.coupling import Coupling, ShiftAndScale
+from nfbench.transforms.dequantize import Dequantize
+from nfbench.transforms.elementwise import SCALES, Affine, Elementwise
+from nfbench.transforms.inverse import Inverse
+from nfbench.transforms.logit import Logit
+from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.permute import Permute, alternate
+from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.whiten import Whiten
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+N_CONTEXT = 2
+BOUND = 0.8  # small, so that clamp and tanh bind for some dimensions
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a transform, and what its data look like."""
+
+    label: str
+    build: Callable[[], Transform]
+    event_shape: tuple[int, ...]
+    conditional: bool = False
+    in_unit_interval: bool = False
+
+    def data(self, n: int = 3) -> Tensor:
+        """Rows on the data side."""
+        rows = torch.rand if self.in_unit_interval else torch.randn
+        return rows(n, *self.event_shape)
+
+    def context(self, n: int = 3) -> Tensor | None:
+        return torch.randn(n, N_CONTEXT) if self.conditional else None
+
+    def transform(self) -> Transform:
+        """Random parameters, statistics of random correlated data, evaluation mode."""
+        transform = self.build().eval()
+        randomize(transform)
+        if transform.needs_calibration:
+            transform.calibrate(self.data(64).cumsum(1) + 1, self.context(64))
+        return transform
+
+
+def made(features: int, *, reverse: bool = False, context: int = 0) -> MADE:
+    return MADE(features, hidden=(16, 16), reverse=reverse, context_features=context)
+
+
+def autoregressive(features: int, scale: str = "exp", *, reverse: bool = False, context: int = 0) -> Transform:
+    return Autoregressive(made(features, reverse=reverse, context=context), Affine(scale=scale, bound=BOUND))
+
+
+def coupling(features: int, scale: str = "exp", *, swap: bool = False, context: int = 0) -> Transform:
+    first = (features + 1) // 2
+    fixed, mapped = (features - first, first) if swap else (first, features - first)
+    nets = (MLP(fixed, mapped, hidden=(16,), activation="tanh", context_features=context) for _ in range(2))
+    return Coupling(ShiftAndScale(*nets), Affine(scale=scale, bound=BOUND), n_first=first, swap=swap)
+
+
+def one_net_coupling() -> Transform:
+    return Coupling(MLP(3, 2, n_parameters=2, hidden=(16,)), Affine(), n_first=3)
+
+
+def stack() -> Transform:
+    inner = Compose([coupling(5), Permute([4, 2, 0, 1, 3]), BatchNorm(5)])
+    return Compose([Flatten((5,)), inner, autoregressive(5, reverse=True), BatchNorm(5)])
+
+
+CASES: dict[type, list[Case]] = {
+    Autoregressive: [
+        *(Case(scale, lambda s=scale: autoregressive(5, s), (5,)) for scale in SCALES),
+        Case("one dimension", lambda: autoregressive(1), (1,)),
+        Case("one dimension, context", lambda: autoregressive(1, context=N_CONTEXT), (1,), conditional=True),
+        Case("two dimensions", lambda: autoregressive(2), (2,)),
+        Case("reverse", lambda: autoregressive(5, reverse=True), (5,)),
+        Case("reverse, context", lambda: autoregressive(5, reverse=True, context=N_CONTEXT), (5,), conditional=True),
+    ],
+    Coupling: [
+        *(Case(scale, lambda s=scale: coupling(5, s), (5,)) for scale in SCALES),
+        Case("two dimensions", lambda: coupling(2), (2,)),
+        Case("swap, odd", lambda: coupling(5, swap=True), (5,)),
+        Case("swap, context", lambda: coupling(5, swap=True, context=N_CONTEXT), (5,), conditional=True),
+        Case("one net", one_net_coupling, (5,)),
+    ],
+    BatchNorm: [
+        Case("one dimension", lambda: BatchNorm(1), (1,)),
+        Case("five dimensions", lambda: BatchNorm(5), (5,)),
+    ],
+    Whiten: [
+        Case("one dimension", lambda: Whiten(1), (1,)),
+        Case("five dimensions", lambda: Whiten(5), (5,)),
+    ],
+    Permute: [
+        Case("one dimension", lambda: Permute([0]), (1,)),
+        Case("two dimensions", lambda: Permute([1, 0]), (2,)),
+        Case("not its own inverse", lambda: Permute([1, 2, 3, 4, 0]), (5,)),
+    ],
+    Flatten: [
+        Case("vector", lambda: Flatten((4,)), (4,)),
+        Case("image", lambda: Flatten((1, 2, 3)), (1, 2, 3)),
+    ],
+    Logit: [
+        Case("alpha 0.05", lambda: Logit(0.05), (5,), in_unit_interval=True),
+        Case("alpha 1e-6", lambda: Logit(1e-6), (5,), in_unit_interval=True),
+        Case("no alpha, image", lambda: Logit(0.0), (1, 2, 3), in_unit_interval=True),
+    ],
+    Inverse: [
+        Case("autoregressive", lambda: Inverse(autoregressive(5)), (5,)),
+        Case("context", lambda: Inverse(autoregressive(3, context=N_CONTEXT)), (3,), conditional=True),
+        Case("of an inverse", lambda: Inverse(Inverse(coupling(5))), (5,)),
+    ],
+    Compose: [
+        Case("empty", lambda: Compose([]), (5,)),
+        Case("nested", stack, (5,)),
+        Case(
+            "context for some", lambda: Compose([BatchNorm(3), coupling(3, context=N_CONTEXT)]), (3,), conditional=True
+        ),
+    ],
+}
+# Not differentiable: its contract is in test_preprocessing.py.
+ELSEWHERE = {Dequantize}
+
+ALL = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"{cls.__name__}-{case.label}") for cls in CASES for case in CASES[cls]]
+)
+
+
+def test_every_transform_has_a_case() -> None:
+    found = set(concrete_subclasses(Transform, nfbench.transforms))
+    assert found == set(CASES) | ELSEWHERE, "give the new transform a case in CASES"
+    assert all(CASES.values())
+    assert set(concrete_subclasses(Elementwise, nfbench.transforms)) == {Affine}
+
+
+@ALL
+def test_log_dets_match_autograd_and_both_ways_undo_each_other(case: Case) -> None:
+    transform, x, z = case.transform(), case.data(), case.data()
+    if not case.in_unit_interval:
+        z = transform(z, case.context())[0].detach() + torch.randn(())
+    check_contract(transform, x, z, case.context())
+
+
+@ALL
+def test_gradient_reaches_every_parameter_both_ways(case: Case) -> None:
+    transform = case.transform()
+    if any(parameter.requires_grad for parameter in transform.parameters()):
+        for way in two_ways(transform, case.context(64)):
+            image, log_det = way(case.data(64))
+            check_gradients(transform, image.square().sum() + log_det.sum())
+
+
+@ALL
+def test_a_transform_read_from_a_file_is_the_same(case: Case) -> None:
+    transform, x, context = case.transform(), case.data(), case.context()
+    copy_of_it = case.build().eval()
+    copy_of_it.load_state_dict(through_file(transform))
+    for way, same_way in zip(two_ways(transform, context), two_ways(copy_of_it, context), strict=True):
+        for tensor, same in zip(way(x), same_way(x), strict=True):
+            assert torch.equal(tensor, same)
+
+
+@ALL
+def test_training_mode_changes_nothing_without_batch_statistics(case: Case) -> None:
+    transform, x, context = case.transform(), case.data(), case.context()
+    if not any(isinstance(module, BatchNorm) for module in transform.modules()):
+        expected = [way(x) for way in two_ways(transform, context)]
+        for way, (image, log_det) in zip(two_ways(transform.train(), context), expected, strict=True):
+            assert torch.equal(way(x)[0], image)
+            assert torch.equal(way(x)[1], log_det)
+
+
+@ALL
+def test_float32_stays_close_to_float64(case: Case) -> None:
+    transform, x, context = case.transform(), case.data(), case.context()
+    single = copy.deepcopy(transform).float()
+    rough_context = None if context is None else context.float()
+    for way, rough_way in zip(two_ways(transform, context), two_ways(single, rough_context), strict=True):
+        for exact, rough in zip(way(x), rough_way(x.float()), strict=True):
+            assert rough.dtype == torch.float32
+            torch.testing.assert_close(rough.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@ALL
+def test_results_stay_on_the_device_of_the_module(case: Case) -> None:
+    transform = case.transform().to("meta")
+    context = case.context()
+    for way in two_ways(transform, None if context is None else context.to("meta")):
+        image, log_det = way(case.data().to("meta"))
+        assert image.is_meta
+        assert log_det.is_meta
+
+
+@ALL
+@pytest.mark.parametrize("n", [0, 1])
+def test_batches_of_one_and_none(case: Case, n: int) -> None:
+    transform = case.transform()
+    for way in two_ways(transform, case.context(n)):
+        with torch.no_grad():
+            image, log_det = way(case.data(n))
+        assert image.shape == (n, *case.event_shape) or isinstance(transform, Flatten)
+        assert log_det.shape == (n,)
+        assert image.isfinite().all()
+
+
+@ALL
+def test_memory_layout_does_not_matter(case: Case) -> None:
+    transform, x, context = case.transform(), case.data(), case.context()
+    scattered = torch.stack([x, -x], dim=-1)[..., 0]
+    assert x.numel() == 1 or not scattered.is_contiguous()
+    for way in two_ways(transform, context):
+        for tensor, same in zip(way(x), way(scattered), strict=True):
+            close(same, tensor)
+
+
+SCALE_FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": lambda a: math.e**a,
+    "log_precision": lambda a: (math.e**a).sqrt(),
+    "tanh": lambda a: math.e ** (BOUND * (1 - 2 / (math.e ** (2 * a / BOUND) + 1))),
+    "sigmoid": lambda a: 1 / (1 + math.e ** (-a - 2)),
+    "softplus": lambda a: torch.log(1 + (math.e - 1) * math.e**a),
+    "clamp": lambda a: math.e ** torch.minimum(torch.maximum(a, torch.tensor(-BOUND)), torch.tensor(BOUND)),
+}
+
+
+def test_every_scale_has_a_formula() -> None:
+    assert set(SCALE_FORMULAS) == set(SCALES)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_affine_follows_its_formula(scale: str) -> None:
+    x, shift, a = torch.randn(3, 100)
+    factor = SCALE_FORMULAS[scale](a)
+    z, log_det = Affine(scale=scale, bound=BOUND)(x, (shift, a))
+    close(z, (x - shift) * factor)
+    close(log_det, factor.log())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_zero_output_scales_by_one_but_for_the_sigmoid(scale: str) -> None:
+    expected = F.logsigmoid(torch.tensor([2.0])) if scale == "sigmoid" else torch.zeros(1)
+    close(Affine(scale=scale).log_scale(torch.zeros(1)), expected)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_affine_survives_extreme_inputs(scale: str) -> None:
+    affine = Affine(scale=scale, bound=BOUND)
+    x, a = torch.tensor([-1e4, 1e4]).repeat_interleave(7), torch.linspace(-3, 3, 7).repeat(2)
+    z, log_det = affine(x, (torch.ones(14), a))
+    close(affine.inverse(z, (torch.ones(14), a))[0], x)
+    assert z.isfinite().all()
+    assert log_det.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", ["tanh", "clamp"])
+@pytest.mark.parametrize("build", [autoregressive, coupling])
+def test_bounded_scales_survive_extreme_rows(scale: str, build: Callable[..., Transform]) -> None:
+    transform = build(5, scale)
+    randomize(transform)
+    x = torch.tensor([-1e4, 1e4, 0.0])[torch.randint(3, (16, 5))]
+    (z, log_det), (x_from, log_det_from) = transform(x), transform.inverse(x)
+    torch.testing.assert_close(transform.inverse(z)[0], x, rtol=1e-9, atol=1e-6)
+    assert z.isfinite().all()
+    assert x_from.isfinite().all()
+    assert log_det.abs().max() <= 5 * BOUND
+    assert log_det_from.abs().max() <= 5 * BOUND
+
+
+def test_batch_norm_trains_with_the_statistics_of_the_batch() -> None:
+    norm = BatchNorm(3)
+    randomize(norm)
+    x = torch.randn(32, 3) * 2 + 1
+    z, log_det = norm.train()(x)
+    std = (((x - x.mean(0)) ** 2).mean(0) + 1e-5).sqrt()
+    close(z, (x - x.mean(0)) / std * norm.log_gain.exp() + norm.bias)
+    close(log_det, (norm.log_gain - std.log()).sum().expand(32))
+    assert torch.equal(norm.mean, torch.zeros(3)), "the batch must leave no trace"
+
+
+def test_batch_norm_calibrated_evaluates_as_it_trains_on_the_whole_set() -> None:
+    norm = BatchNorm(3)
+    randomize(norm)
+    x = torch.randn(100, 3) * 2 + 1
+    image = norm.calibrate(x)
+    for trained, evaluated in zip(norm.train()(x), norm.eval()(x), strict=True):
+        close(evaluated, trained)
+    close(image, norm(x)[0])
+
+
+def test_composition_calibrates_each_part_on_what_the_parts_before_it_give() -> None:
+    first, second = BatchNorm(5), BatchNorm(5)
+    flow = Compose([first, autoregressive(5), second]).eval()
+    randomize(flow)
+    x = torch.randn(200, 5) * 3 - 1
+    image = flow.calibrate(x, batch_size=64)
+    close(flow(x)[0], image)
+    close(image.mean(0), second.bias)
+    close(first.mean, x.mean(0))
+
+
+def test_whitened_data_have_no_mean_and_unit_covariance() -> None:
+    whiten = Whiten(4)
+    z = whiten.calibrate(torch.randn(100, 4).cumsum(1) + 5, batch_size=7)
+    close(z.mean(0), torch.zeros(4))
+    close(z.t() @ z / 100, torch.eye(4))
+
+
+def test_alternate_puts_even_dimensions_first() -> None:
+    assert Permute(alternate(5))(torch.arange(5.0)[None])[0].tolist() == [[0, 2, 4, 1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Permute([0, 0, 2]), "permutation of 0..2"),
+        (lambda: Logit(0.5), r"alpha in \[0, 0.5\)"),
+        (lambda: Affine(scale="tan"), "one of exp, .*got 'tan'"),
+        (lambda: Affine(bound=0), "positive number"),
+        (lambda: Inverse(BatchNorm(2)), "without data statistics"),
+        (lambda: Whiten(2).calibrate(torch.ones(9, 2)), "singular"),
+        (lambda: made(2, context=1)(torch.zeros(1, 2)), "got none; this flow is conditional"),
+    ],
+)
+def test_errors_say_what_was_expected(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
