@@ -32,7 +32,7 @@ class Pace:
     burst: float  # seconds of CPU in one burst; a call that takes longer is made once
 
     @classmethod
-    def of(cls, quick: bool, rounds: int = 9, burst: float = 0.3) -> "Pace":
+    def of(cls, quick: bool, rounds: int = 25, burst: float = 0.1) -> "Pace":
         """The full pace, or that of a smoke test."""
         return cls(2, 0.02) if quick else cls(rounds, burst)
 
@@ -118,10 +118,12 @@ def interleave(calls: Mapping[str, Callable[[], object]], pace: Pace, *, work: i
 
 
 def calibrate(call: Callable[[], object], burst: float) -> int:
-    """How many calls fill a burst, after a first one as warm-up."""
+    """How many calls fill a burst, found by trying one, then a burst: the warm-up."""
     call()
-    once = cpu_seconds(call, 1)
-    return max(1, round(burst / max(once, 1e-7)))
+    repeats = 1
+    for _ in range(2 if burst else 0):
+        repeats = max(1, round(burst / max(cpu_seconds(call, repeats), 1e-7)))
+    return repeats
 
 
 def cpu_seconds(call: Callable[[], object], repeats: int) -> float:

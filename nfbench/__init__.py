@@ -1,1 +1,3 @@
 """nfbench: a benchmark of normalizing flows."""
+
+__version__ = "0.1.0"

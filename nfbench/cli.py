@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from nfbench import __version__
 from nfbench.errors import UsageError
 
 log = logging.getLogger("nfbench")
@@ -34,7 +35,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="nfbench")
+@click.version_option(__version__, prog_name="nfbench")
 def main() -> None:
     """Reproduce the published tables of normalizing flows, with a verdict.
 

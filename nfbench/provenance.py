@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from nfbench import __version__
 from nfbench.config import Experiment
 
-PACKAGES = ("nfbench", "torch", "pytorch-lightning", "numpy")
+PACKAGES = ("torch", "pytorch-lightning", "numpy")
 # What a result depends on; a rewritten table or note does not make it dirty.
 SOURCES = ("nfbench", "experiments", "pyproject.toml")
 
@@ -39,7 +40,8 @@ def git(root: Path, *arguments: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    ours = {"nfbench": __version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in PACKAGES}
 
 
 def device_name(device: torch.device) -> str:

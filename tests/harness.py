@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import inf
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -140,7 +140,7 @@ class Rows(Dataset):
     name: str = "rows"
     title: str = "Rows"
     event_shape: tuple[int, ...] = (2,)
-    sizes: tuple[int, int, int] = field(init=False, default=(0, 0, 0))
+    sizes: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
     def of(cls, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Self:

@@ -63,7 +63,9 @@ def check_log_dets_cancel(there: Way, back: Way, x: Tensor) -> None:
     close(log_det + back(image)[1], torch.zeros(len(x)))
 
 
-def check_contract(transform: Transform, x: Tensor, z: Tensor, context: Tensor | None = None) -> None:
+def check_contract(
+    transform: Transform, x: Tensor, z: Tensor, context: Tensor | None = None
+) -> None:
     """All of the above, from data ``x`` and from noise ``z``."""
     forward, inverse = two_ways(transform, context)
     for there, back, start in ((forward, inverse, x), (inverse, forward, z)):
@@ -116,5 +118,9 @@ def concrete_subclasses(base: type, package: ModuleType) -> Iterator[type]:
     """Every class of ``package`` that can stand for ``base``, also one that nothing imports yet."""
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            if cls.__module__ == module.name and issubclass(cls, base) and not inspect.isabstract(cls):
+            if (
+                cls.__module__ == module.name
+                and issubclass(cls, base)
+                and not inspect.isabstract(cls)
+            ):
                 yield cls

@@ -29,7 +29,9 @@ Fault = Callable[[Tensor], Tensor]
 class Scale(Transform):
     """``z = exp(s) x`` with a log-scale of its own for each dimension, and faults on demand."""
 
-    def __init__(self, *, forward_fault: Fault | None = None, inverse_fault: Fault | None = None) -> None:
+    def __init__(
+        self, *, forward_fault: Fault | None = None, inverse_fault: Fault | None = None
+    ) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor([0.3, -0.9, 1.1]))
         self.forward_fault, self.inverse_fault = forward_fault or total, inverse_fault or total
@@ -88,7 +90,9 @@ def test_a_fault_in_one_direction_is_caught_by_autograd_alone(name: str, directi
 
 def test_round_trips_and_cancelling_log_dets_cannot_see_a_doubled_log_det() -> None:
     """Why autograd has to be asked: a fault of the same kind in both directions is consistent with itself."""
-    forward, inverse = two_ways(Scale(forward_fault=FAULTS["doubled"], inverse_fault=FAULTS["doubled"]))
+    forward, inverse = two_ways(
+        Scale(forward_fault=FAULTS["doubled"], inverse_fault=FAULTS["doubled"])
+    )
     x, z = starts()
     for there, back, start in ((forward, inverse, x), (inverse, forward, z)):
         check_round_trip(there, back, start)

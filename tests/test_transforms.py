@@ -71,15 +71,26 @@ def made(features: int, *, reverse: bool = False, context: int = 0) -> MADE:
     return MADE(features, hidden=(16, 16), reverse=reverse, context_features=context)
 
 
-def autoregressive(features: int, scale: str = "exp", *, reverse: bool = False, context: int = 0) -> Transform:
-    return Autoregressive(made(features, reverse=reverse, context=context), Affine(scale=scale, bound=BOUND))
+def autoregressive(
+    features: int, scale: str = "exp", *, reverse: bool = False, context: int = 0
+) -> Transform:
+    return Autoregressive(
+        made(features, reverse=reverse, context=context), Affine(scale=scale, bound=BOUND)
+    )
 
 
-def coupling(features: int, scale: str = "exp", *, swap: bool = False, context: int = 0) -> Transform:
+def coupling(
+    features: int, scale: str = "exp", *, swap: bool = False, context: int = 0
+) -> Transform:
     first = (features + 1) // 2
     fixed, mapped = (features - first, first) if swap else (first, features - first)
-    nets = (MLP(fixed, mapped, hidden=(16,), activation="tanh", context_features=context) for _ in range(2))
-    return Coupling(ShiftAndScale(*nets), Affine(scale=scale, bound=BOUND), n_first=first, swap=swap)
+    nets = (
+        MLP(fixed, mapped, hidden=(16,), activation="tanh", context_features=context)
+        for _ in range(2)
+    )
+    return Coupling(
+        ShiftAndScale(*nets), Affine(scale=scale, bound=BOUND), n_first=first, swap=swap
+    )
 
 
 def one_net_coupling() -> Transform:
@@ -95,16 +106,31 @@ CASES: dict[type, list[Case]] = {
     Autoregressive: [
         *(Case(scale, lambda s=scale: autoregressive(5, s), (5,)) for scale in SCALES),
         Case("one dimension", lambda: autoregressive(1), (1,)),
-        Case("one dimension, context", lambda: autoregressive(1, context=N_CONTEXT), (1,), conditional=True),
+        Case(
+            "one dimension, context",
+            lambda: autoregressive(1, context=N_CONTEXT),
+            (1,),
+            conditional=True,
+        ),
         Case("two dimensions", lambda: autoregressive(2), (2,)),
         Case("reverse", lambda: autoregressive(5, reverse=True), (5,)),
-        Case("reverse, context", lambda: autoregressive(5, reverse=True, context=N_CONTEXT), (5,), conditional=True),
+        Case(
+            "reverse, context",
+            lambda: autoregressive(5, reverse=True, context=N_CONTEXT),
+            (5,),
+            conditional=True,
+        ),
     ],
     Coupling: [
         *(Case(scale, lambda s=scale: coupling(5, s), (5,)) for scale in SCALES),
         Case("two dimensions", lambda: coupling(2), (2,)),
         Case("swap, odd", lambda: coupling(5, swap=True), (5,)),
-        Case("swap, context", lambda: coupling(5, swap=True, context=N_CONTEXT), (5,), conditional=True),
+        Case(
+            "swap, context",
+            lambda: coupling(5, swap=True, context=N_CONTEXT),
+            (5,),
+            conditional=True,
+        ),
         Case("one net", one_net_coupling, (5,)),
     ],
     BatchNorm: [
@@ -131,14 +157,22 @@ CASES: dict[type, list[Case]] = {
     ],
     Inverse: [
         Case("autoregressive", lambda: Inverse(autoregressive(5)), (5,)),
-        Case("context", lambda: Inverse(autoregressive(3, context=N_CONTEXT)), (3,), conditional=True),
+        Case(
+            "context",
+            lambda: Inverse(autoregressive(3, context=N_CONTEXT)),
+            (3,),
+            conditional=True,
+        ),
         Case("of an inverse", lambda: Inverse(Inverse(coupling(5))), (5,)),
     ],
     Compose: [
         Case("empty", lambda: Compose([]), (5,)),
         Case("nested", stack, (5,)),
         Case(
-            "context for some", lambda: Compose([BatchNorm(3), coupling(3, context=N_CONTEXT)]), (3,), conditional=True
+            "context for some",
+            lambda: Compose([BatchNorm(3), coupling(3, context=N_CONTEXT)]),
+            (3,),
+            conditional=True,
         ),
     ],
 }
@@ -146,7 +180,12 @@ CASES: dict[type, list[Case]] = {
 ELSEWHERE = {Dequantize}
 
 ALL = pytest.mark.parametrize(
-    "case", [pytest.param(case, id=f"{cls.__name__}-{case.label}") for cls in CASES for case in CASES[cls]]
+    "case",
+    [
+        pytest.param(case, id=f"{cls.__name__}-{case.label}")
+        for cls in CASES
+        for case in CASES[cls]
+    ],
 )
 
 
@@ -179,7 +218,9 @@ def test_a_transform_read_from_a_file_is_the_same(case: Case) -> None:
     transform, x, context = case.transform(), case.data(), case.context()
     copy_of_it = case.build().eval()
     copy_of_it.load_state_dict(through_file(transform))
-    for way, same_way in zip(two_ways(transform, context), two_ways(copy_of_it, context), strict=True):
+    for way, same_way in zip(
+        two_ways(transform, context), two_ways(copy_of_it, context), strict=True
+    ):
         for tensor, same in zip(way(x), same_way(x), strict=True):
             assert torch.equal(tensor, same)
 
@@ -189,7 +230,9 @@ def test_training_mode_changes_nothing_without_batch_statistics(case: Case) -> N
     transform, x, context = case.transform(), case.data(), case.context()
     if not any(isinstance(module, BatchNorm) for module in transform.modules()):
         expected = [way(x) for way in two_ways(transform, context)]
-        for way, (image, log_det) in zip(two_ways(transform.train(), context), expected, strict=True):
+        for way, (image, log_det) in zip(
+            two_ways(transform.train(), context), expected, strict=True
+        ):
             assert torch.equal(way(x)[0], image)
             assert torch.equal(way(x)[1], log_det)
 
@@ -199,7 +242,9 @@ def test_float32_stays_close_to_float64(case: Case) -> None:
     transform, x, context = case.transform(), case.data(), case.context()
     single = copy.deepcopy(transform).float()
     rough_context = None if context is None else context.float()
-    for way, rough_way in zip(two_ways(transform, context), two_ways(single, rough_context), strict=True):
+    for way, rough_way in zip(
+        two_ways(transform, context), two_ways(single, rough_context), strict=True
+    ):
         for exact, rough in zip(way(x), rough_way(x.float()), strict=True):
             assert rough.dtype == torch.float32
             torch.testing.assert_close(rough.double(), exact, rtol=1e-4, atol=1e-4)
@@ -243,7 +288,9 @@ SCALE_FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda a: math.e ** (BOUND * (1 - 2 / (math.e ** (2 * a / BOUND) + 1))),
     "sigmoid": lambda a: 1 / (1 + math.e ** (-a - 2)),
     "softplus": lambda a: torch.log(1 + (math.e - 1) * math.e**a),
-    "clamp": lambda a: math.e ** torch.minimum(torch.maximum(a, torch.tensor(-BOUND)), torch.tensor(BOUND)),
+    "clamp": lambda a: (
+        math.e ** torch.minimum(torch.maximum(a, torch.tensor(-BOUND)), torch.tensor(BOUND))
+    ),
 }
 
 

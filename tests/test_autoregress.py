@@ -1,0 +1,152 @@
+"""MADE looks only back; the fast way of generating from it gives what the plain way gives."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from oracles import close, randomize
+from torch import Tensor
+
+from nfbench.nets.autoregress import Solve, autoregress, full_passes, incremental
+from nfbench.nets.made import MADE
+from nfbench.transforms.elementwise import Affine
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+HIDDEN = [(12,), (12, 13), (12, 11, 13), (3,), (2, 3), (1,), (3, 12)]  # also narrower than D
+NETS = pytest.mark.parametrize(
+    ("features", "hidden", "reverse", "n_context"),
+    [(5, hidden, reverse, n) for hidden in HIDDEN for reverse in (False, True) for n in (0, 2)]
+    + [(1, (4,), False, 0), (1, (4, 4), True, 2), (2, (4,), True, 0)],
+)
+
+
+def random_made(features: int, hidden: Sequence[int], reverse: bool, n_context: int, activation: str = "tanh") -> MADE:
+    made = MADE(
+        features, n_parameters=2, hidden=hidden, reverse=reverse, context_features=n_context, activation=activation
+    )
+    randomize(made)
+    return made
+
+
+def affine_inverse(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    return Affine(scale="tanh", bound=1.0).inverse(noise, parameters)
+
+
+def context(n: int, n_context: int) -> Tensor | None:
+    return torch.randn(n, n_context) if n_context else None
+
+
+def influence(made: MADE, given: Tensor | None) -> Tensor:
+    """Whether output d of either parameter varies with input i, [d, i]."""
+    x = torch.randn(1, made.features)
+    jacobian = torch.autograd.functional.jacobian(lambda x: made(x, given)[:, 0], x)[:, :, 0]
+    return (jacobian != 0).any(0)
+
+
+@NETS
+def test_outputs_see_only_the_inputs_before_them(
+    features: int, hidden: Sequence[int], reverse: bool, n_context: int
+) -> None:
+    made = random_made(features, hidden, reverse, n_context)
+    seen = influence(made, context(1, n_context))
+    before = torch.ones(features, features).tril(-1).bool()
+    if reverse:
+        before = before.t()
+    assert not (seen & ~before).any()
+    if min(hidden) >= features:
+        assert torch.equal(seen, before), "wide layers leave no path out"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_every_output_sees_the_context(hidden: Sequence[int], reverse: bool) -> None:
+    made = random_made(5, hidden, reverse, 2)
+    x = torch.randn(1, 5)
+    jacobian = torch.autograd.functional.jacobian(lambda given: made(x, given)[:, 0], torch.randn(1, 2))
+    assert (jacobian != 0).all()
+
+
+def test_order_of_generation_follows_the_masks() -> None:
+    assert MADE(3, hidden=(4,)).order == [0, 1, 2]
+    assert MADE(3, hidden=(4,), reverse=True).order == [2, 1, 0]
+
+
+@NETS
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_fast_generation_gives_what_full_passes_give(
+    features: int, hidden: Sequence[int], reverse: bool, n_context: int, activation: str
+) -> None:
+    made = random_made(features, hidden, reverse, n_context, activation)
+    noise, given = torch.randn(7, features), context(7, n_context)
+    for fast, plain in zip(
+        incremental(made, affine_inverse, noise, given), full_passes(made, affine_inverse, noise, given), strict=True
+    ):
+        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_fast_generation_is_accurate_at_the_size_of_bsds300(dtype: torch.dtype, tolerance: float) -> None:
+    made = MADE(63, hidden=(512, 512)).to(dtype)
+    noise = torch.randn(16, 63, dtype=dtype)
+    fast, fast_log_det = incremental(made, affine_inverse, noise)
+    with torch.no_grad():
+        plain, plain_log_det = full_passes(made, affine_inverse, noise)
+    assert (fast - plain).abs().max() <= tolerance * plain.abs().max()
+    assert (fast_log_det - plain_log_det).abs().max() <= tolerance * plain_log_det.abs().max()
+
+
+def test_generated_rows_are_mapped_back_to_their_noise() -> None:
+    made = random_made(6, (20, 20), True, 2)
+    noise, given = torch.randn(9, 6), context(9, 2)
+    x, log_det = incremental(made, affine_inverse, noise, given)
+    z, back = Affine(scale="tanh", bound=1.0)(x, made(x, given))
+    close(z, noise)
+    close(log_det, -back.sum(1))
+
+
+def test_a_gradient_is_there_where_one_is_wanted() -> None:
+    made = random_made(4, (8,), False, 0)
+    noise = torch.randn(3, 4)
+    assert autoregress(made, affine_inverse, noise)[0].requires_grad
+    with torch.no_grad():
+        assert not autoregress(made, affine_inverse, noise)[0].requires_grad
+    made.requires_grad_(False)
+    assert not autoregress(made, affine_inverse, noise)[0].requires_grad
+    assert autoregress(made, affine_inverse, noise.requires_grad_())[0].requires_grad
+
+
+def test_fast_generation_computes_each_dimension_once() -> None:
+    made = random_made(4, (8,), True, 0)
+    calls: list[Tensor] = []
+
+    def solve(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        assert parameters.shape == (2, 3)
+        calls.append(noise)
+        return affine_inverse(parameters, noise)
+
+    noise = torch.randn(3, 4)
+    counted: Solve = solve
+    incremental(made, counted, noise)
+    assert torch.equal(torch.stack(calls, dim=1), noise.flip(1))
+
+
+def test_masks_follow_a_later_load() -> None:
+    """The masks are not in the state: the architecture says them, the file does not."""
+    made, other = random_made(4, (8,), False, 0), random_made(4, (8,), True, 0)
+    assert not any("mask" in key for key in made.state_dict())
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(influence(other, None), influence(other, None).triu(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden": ()}, "at least one hidden layer"),
+        ({"activation": "rely"}, "activation: expected one of relu.*'rely'"),
+        ({"init": "zero"}, "init: expected one of paper, near_zero; got 'zero'"),
+    ],
+)
+def test_errors_say_what_was_expected(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MADE(3, **arguments)

@@ -1,0 +1,311 @@
+"""Every flow of FLOWS keeps its contract, integrates to one and samples what it scores."""
+
+import copy
+import inspect
+import math
+from typing import Any
+
+import pytest
+import torch
+from oracles import check_contract, check_gradients, close, jacobians, randomize, through_file
+from torch import Tensor
+
+from nfbench.flows import FLOWS
+from nfbench.flows.flow import Flow
+from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.reshape import Flatten
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+N_CONTEXT = 2
+SMALL: dict[str, Any] = {"layers": 3, "hidden": (16, 17), "components": 3}
+NEEDS_TWO_DIMENSIONS = {"realnvp"}
+UNCONDITIONAL = {"gaussian"}
+WITHOUT_GRADIENTS = {"gaussian"}
+STEP = {1: 1e-3, 2: 0.06}  # of a grid, by dimension
+
+
+def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.MarkDecorator:
+    """Every flow at these dimensions, without and with a context, as far as it takes them."""
+    chosen = [
+        pytest.param(name, d, n_context, id=f"{name}-{d}d{'-context' * bool(n_context)}")
+        for name in FLOWS
+        for d in features
+        for n_context in contexts
+        if not (d == 1 and name in NEEDS_TWO_DIMENSIONS)
+        if not (n_context and name in UNCONDITIONAL)
+    ]
+    return pytest.mark.parametrize(("name", "features", "n_context"), chosen)
+
+
+ALL = cases(1, 2, 5)
+EVERY = pytest.mark.parametrize("name", FLOWS)
+
+
+def small(name: str, features: int, n_context: int = 0, **arguments: Any) -> Flow:
+    """A flow of few and narrow layers, as its recipe starts it."""
+    accepted = inspect.signature(FLOWS[name]).parameters
+    chosen = {key: value for key, value in (SMALL | arguments).items() if key in accepted}
+    return FLOWS[name]([features], context_features=n_context, **chosen)
+
+
+def random_flow(
+    name: str, features: int, n_context: int = 0, *, spread: float = 0.7, **arguments: Any
+) -> Flow:
+    """The same with random parameters and the statistics of random data, in evaluation mode."""
+    flow = small(name, features, n_context, **arguments).eval()
+    randomize(flow, spread)
+    flow.calibrate(torch.randn(256, features).cumsum(1) + 1, context(256, n_context))
+    return flow
+
+
+def context(n: int, n_context: int) -> Tensor | None:
+    return torch.randn(n, n_context) if n_context else None
+
+
+def has_batch_norm(flow: Flow) -> bool:
+    return any(isinstance(module, BatchNorm) for module in flow.modules())
+
+
+def test_flows_are_found() -> None:
+    assert {"gaussian", "made", "made_mog", "maf", "maf_mog", "realnvp"} <= set(FLOWS)
+    assert NEEDS_TWO_DIMENSIONS | UNCONDITIONAL | WITHOUT_GRADIENTS <= set(FLOWS)
+
+
+@ALL
+def test_transform_keeps_the_contract(name: str, features: int, n_context: int) -> None:
+    flow, given = random_flow(name, features, n_context), context(3, n_context)
+    check_contract(flow.transform, torch.randn(3, features), torch.randn(3, features), given)
+
+
+@ALL
+def test_log_prob_is_the_base_plus_the_log_det_of_autograd(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given, x = (
+        random_flow(name, features, n_context),
+        context(3, n_context),
+        torch.randn(3, features),
+    )
+    log_prob = flow.log_prob(x, given)
+    jacobian = jacobians(lambda rows: flow.transform(rows, given)[0], x)
+    close(
+        log_prob,
+        flow.base.log_prob(flow.transform(x, given)[0], given) + jacobian.det().abs().log(),
+    )
+    assert log_prob.shape == (3,)
+    assert torch.equal(flow(x, given), log_prob)
+
+
+@ALL
+def test_gradient_reaches_every_parameter(name: str, features: int, n_context: int) -> None:
+    flow, given = random_flow(name, features, n_context), context(64, n_context)
+    parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+    assert bool(parameters) == (name not in WITHOUT_GRADIENTS)
+    if parameters:
+        check_gradients(flow, flow.log_prob(torch.randn(64, features), given).sum())
+        noise = torch.randn(64, features)
+        x, log_det = flow.transform.inverse(noise, given)
+        if list(flow.transform.parameters()):
+            check_gradients(flow.transform, x.square().sum() + log_det.sum())
+            flow.zero_grad()
+            flow.sample(64, given).square().sum().backward()
+            assert all(parameter.grad is not None for parameter in flow.transform.parameters())
+
+
+@ALL
+def test_gradient_of_a_sample_is_that_of_finite_differences(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given, noise = (
+        random_flow(name, features, n_context),
+        context(8, n_context),
+        torch.randn(8, features),
+    )
+    parameters = [p for p in flow.transform.parameters() if p.requires_grad]
+    for parameter in parameters[-2:]:
+        direction, step = torch.randn_like(parameter), 1e-6
+
+        def value() -> Tensor:
+            return flow.transform.inverse(noise, given)[0].sin().sum()
+
+        (gradient,) = torch.autograd.grad(value(), parameter)
+        with torch.no_grad():
+            parameter += step * direction
+            above = value()
+            parameter -= 2 * step * direction
+            below = value()
+            parameter += step * direction
+        expected = (above - below) / (2 * step)
+        torch.testing.assert_close((gradient * direction).sum(), expected, rtol=1e-5, atol=1e-6)
+
+
+@ALL
+def test_a_flow_read_from_a_file_is_the_same(name: str, features: int, n_context: int) -> None:
+    flow, given, x = (
+        random_flow(name, features, n_context),
+        context(9, n_context),
+        torch.randn(9, features),
+    )
+    other = small(name, features, n_context).eval()
+    other.load_state_dict(through_file(flow))
+    assert torch.equal(other.log_prob(x, given), flow.log_prob(x, given))
+    samples = []
+    for model in (flow, other):
+        torch.manual_seed(1)
+        samples.append(model.sample(9, given))
+    assert torch.equal(*samples)
+
+
+@ALL
+def test_training_mode_changes_nothing_without_batch_norm(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given = random_flow(name, features, n_context, batch_norm=False), context(9, n_context)
+    assert not has_batch_norm(flow)
+    x = torch.randn(9, features)
+    expected = flow.log_prob(x, given)
+    assert torch.equal(flow.train().log_prob(x, given), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if has_batch_norm(small(name, 2))])
+def test_calibrated_flow_evaluates_as_it_trains_on_the_whole_set(name: str) -> None:
+    flow, x = random_flow(name, 5), torch.randn(300, 5).cumsum(1)
+    flow.train()
+    flow.calibrate(x)
+    assert flow.training, "calibration leaves the mode as it was"
+    assert flow.needs_calibration
+    trained = flow.log_prob(x)
+    close(flow.eval().log_prob(x), trained)
+    assert not torch.allclose(flow.train().log_prob(x[:100]), trained[:100]), (
+        "batch statistics count in training"
+    )
+
+
+@ALL
+def test_float32_stays_close_to_float64(name: str, features: int, n_context: int) -> None:
+    flow, given, x = (
+        random_flow(name, features, n_context),
+        context(64, n_context),
+        torch.randn(64, features),
+    )
+    single = copy.deepcopy(flow).float()
+    rough = single.log_prob(x.float(), None if given is None else given.float())
+    torch.testing.assert_close(rough.double(), flow.log_prob(x, given), rtol=1e-4, atol=1e-4)
+    sample = single.sample(64, None if given is None else given.float())
+    assert rough.dtype == sample.dtype == torch.float32
+    assert flow.sample(64, given).dtype == torch.float64
+
+
+@ALL
+def test_results_stay_on_the_device_of_the_flow(name: str, features: int, n_context: int) -> None:
+    flow, given = random_flow(name, features, n_context).to("meta"), context(3, n_context)
+    given = None if given is None else given.to("meta")
+    assert flow.log_prob(torch.randn(3, features, device="meta"), given).is_meta
+    assert flow.sample(3, given).is_meta
+    with torch.no_grad():
+        assert flow.sample(3, given).is_meta
+
+
+@ALL
+@pytest.mark.parametrize("n", [0, 1])
+def test_batches_of_one_and_none(name: str, features: int, n_context: int, n: int) -> None:
+    flow, given = random_flow(name, features, n_context), context(n, n_context)
+    for wanted in (True, False):
+        with torch.set_grad_enabled(wanted):
+            assert flow.log_prob(torch.randn(n, features), given).shape == (n,)
+            assert flow.sample(n, given).shape == (n, features)
+
+
+@ALL
+def test_a_row_scores_the_same_alone_and_in_any_layout(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given, x = (
+        random_flow(name, features, n_context),
+        context(8, n_context),
+        torch.randn(8, features),
+    )
+    expected = flow.log_prob(x, given)
+    alone = [
+        flow.log_prob(x[i : i + 1], None if given is None else given[i : i + 1]) for i in range(8)
+    ]
+    close(torch.cat(alone), expected)
+    close(flow.log_prob(torch.stack([x, -x], dim=-1)[..., 0], given), expected)
+    close(flow.log_prob(x.t().contiguous().t(), given), expected)
+
+
+@ALL
+@pytest.mark.parametrize("scale", ["tanh", "clamp"])
+def test_bounded_scales_survive_extreme_rows(
+    name: str, features: int, n_context: int, scale: str
+) -> None:
+    flow, given = (
+        random_flow(name, features, n_context, scale=scale, scale_bound=2.0),
+        context(16, n_context),
+    )
+    x = torch.tensor([-1e4, 1e4, 0.0])[torch.randint(3, (16, features))]
+    z, log_det = flow.transform(x, given)
+    assert z.isfinite().all()
+    assert log_det.isfinite().all()
+    assert (flow.log_prob(x, given) < math.inf).all(), (
+        "neither infinite nor NaN; only 0 density is allowed"
+    )
+    torch.testing.assert_close(flow.transform.inverse(z, given)[0], x, rtol=1e-7, atol=1e-3)
+
+
+@cases(1, 2, contexts=(N_CONTEXT,))
+def test_context_conditions_every_dimension(name: str, features: int, n_context: int) -> None:
+    flow = random_flow(name, features, n_context)
+    x = torch.randn(1, features).expand(2, -1)
+    first, second = flow.log_prob(x, context(2, n_context))
+    assert abs(first - second) > 1e-6
+    samples = flow.transform.inverse(x, context(2, n_context))[0]
+    if list(flow.transform.parameters()):
+        assert ((samples[0] - samples[1]).abs() > 1e-6).all()
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_TWO_DIMENSIONS))
+def test_one_dimension_is_refused_where_there_is_nothing_to_split(name: str) -> None:
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        small(name, 1)
+
+
+@EVERY
+def test_an_image_is_flattened_first(name: str) -> None:
+    flow = random_flow(name, 6)
+    images = torch.randn(4, 1, 2, 3)
+    on_images = flow.after([Flatten((1, 2, 3))])
+    assert torch.equal(on_images.log_prob(images), flow.log_prob(images.flatten(1)))
+    assert on_images.sample(4).shape == images.shape
+    assert on_images.likelihood == "exact"
+
+
+def grid(half_width: float, step: float, features: int) -> Tensor:
+    """The middles of the cells that fill [-half_width, half_width]^features."""
+    middles = torch.arange(-half_width + step / 2, half_width, step)
+    return torch.cartesian_prod(*[middles] * features).reshape(-1, features)
+
+
+@cases(1, 2)
+def test_mass_is_one_and_samples_are_of_the_density(
+    name: str, features: int, n_context: int
+) -> None:
+    """Quadrature gives mass and entropy; the mean log-density of the samples is minus that entropy."""
+    flow, given = random_flow(name, features, n_context, spread=0.4), context(1, n_context)
+
+    def rows(n: int) -> Tensor | None:
+        return None if given is None else given.expand(n, -1)
+
+    with torch.no_grad():
+        samples = flow.sample(20_000, rows(20_000))
+        center, spread = samples.mean(0), samples.std(0)
+        # In units of the samples' spread, so that the cells suit any density.
+        points = grid(12.0, STEP[features], features)
+        log_density = flow.log_prob(center + points * spread, rows(len(points)))
+        cell = STEP[features] ** features * spread.prod()
+        weights = log_density.exp() * cell
+        assert weights.sum().item() == pytest.approx(1, abs=2e-3)
+        scores = flow.log_prob(samples, rows(20_000))
+    entropy = -(weights * log_density.clamp(min=-1e3)).sum()
+    assert abs(scores.mean() + entropy) < 4 * scores.std() / math.sqrt(20_000) + 2e-3
