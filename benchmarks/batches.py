@@ -19,12 +19,18 @@ BATCH, CHUNK = 100, 64
 def chunked(rows: Tensor) -> Callable[[], None]:
     """Epoch after epoch as a run draws them: a fresh permutation, chunk by chunk, one minibatch after another."""
     order = BatchOrder(len(rows), BATCH, seed=0)
-    schedule = Schedule(order.steps_per_epoch, None, validate_every=order.steps_per_epoch, chunk=CHUNK)
+    schedule = Schedule(
+        order.steps_per_epoch, None, validate_every=order.steps_per_epoch, chunk=CHUNK
+    )
     epochs = count()
 
     def epoch() -> None:
         start = next(epochs) * order.steps_per_epoch
-        n = sum(1 for chunk in ChunkLoader(rows, order, schedule, lambda: start) for _ in chunk.unbind(0))
+        n = sum(
+            1
+            for chunk in ChunkLoader(rows, order, schedule, lambda: start)
+            for _ in chunk.unbind(0)
+        )
         check(n, order.steps_per_epoch)
 
     return epoch
@@ -79,7 +85,9 @@ def compare(quick: bool) -> list[Comparison]:
         },
     )
     faster = 1 / result.ratio(ours)
-    target = verdict(f"at least 10 times the DataLoader's batches per second ({faster:.0f} times)", faster >= 10)
+    target = verdict(
+        f"at least 10 times the DataLoader's batches per second ({faster:.0f} times)", faster >= 10
+    )
     return [replace(result, target=target)]
 
 

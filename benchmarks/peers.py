@@ -31,7 +31,13 @@ class Candidate:
 class ShiftAndScaleNets(nn.Module):
     """Two MLPs, relu for the shift and tanh for the raw scale, put together as a library wants them."""
 
-    def __init__(self, n_in: int, n_out: int, hidden: Sequence[int], join: Callable[[Tensor, Tensor], object]) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        hidden: Sequence[int],
+        join: Callable[[Tensor, Tensor], object],
+    ) -> None:
         super().__init__()
         widths, self.join = [n_in, *hidden, n_out], join
         self.shift, self.scale = mlp(widths, nn.ReLU), mlp(widths, nn.Tanh)
@@ -58,13 +64,13 @@ def stacked(shift: Tensor, scale: Tensor) -> Tensor:
 
 def nfbench_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
     """Half a log-precision as the log-scale, the input order turned round in the masks."""
-    flow = FLOWS["maf"]((features,), layers=layers, hidden=hidden, batch_norm=False, init="near_zero")
+    flow = FLOWS["maf"]((features,), layers=layers, hidden=hidden, batch_norm=False)
     return Candidate(flow, flow.log_prob, flow.sample, "log-precision scale")
 
 
 def nfbench_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
     """Alternate dimensions as halves."""
-    flow = FLOWS["realnvp"]((features,), layers=layers, hidden=hidden, batch_norm=False, init="near_zero")
+    flow = FLOWS["realnvp"]((features,), layers=layers, hidden=hidden, batch_norm=False)
     return Candidate(flow, flow.log_prob, flow.sample, "exp scale")
 
 
@@ -92,7 +98,9 @@ def nflows_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candida
     def nets(n_in: int, n_out: int) -> nn.Module:
         return ShiftAndScaleNets(n_in, n_out // 2, hidden, stacked)
 
-    parts = [AffineCouplingTransform(1 - mask if layer % 2 else mask, nets) for layer in range(layers)]
+    parts = [
+        AffineCouplingTransform(1 - mask if layer % 2 else mask, nets) for layer in range(layers)
+    ]
     return nflows_flow(features, parts, "sigmoid scale")
 
 
@@ -126,8 +134,13 @@ def normflows_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Cand
     parts = []
     for _ in range(layers):
         nets = ShiftAndScaleNets(features - features // 2, features // 2, hidden, interleaved)
-        parts += [flows.AffineCouplingBlock(nets, scale_map="exp"), flows.Permute(features, mode="swap")]
-    return normflows_flow(features, parts[:-1], "exp scale; AffineCouplingBlock, whose nets see a half only")
+        parts += [
+            flows.AffineCouplingBlock(nets, scale_map="exp"),
+            flows.Permute(features, mode="swap"),
+        ]
+    return normflows_flow(
+        features, parts[:-1], "exp scale; AffineCouplingBlock, whose nets see a half only"
+    )
 
 
 def normflows_flow(features: int, parts: Sequence[nn.Module], remark: str) -> Candidate:
@@ -135,7 +148,12 @@ def normflows_flow(features: int, parts: Sequence[nn.Module], remark: str) -> Ca
     from normflows.distributions import DiagGaussian
 
     flow = NormalizingFlow(DiagGaussian(features, trainable=False), parts)
-    return Candidate(flow, flow.log_prob, lambda n: flow.sample(n)[0], f"{remark}; sampling computes densities too")
+    return Candidate(
+        flow,
+        flow.log_prob,
+        lambda n: flow.sample(n)[0],
+        f"{remark}; sampling computes densities too",
+    )
 
 
 def zuko_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
@@ -143,7 +161,9 @@ def zuko_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
     import zuko
 
     flow = zuko.flows.MAF(features, transforms=layers, hidden_features=hidden)
-    return Candidate(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), "soft-clipped scale")
+    return Candidate(
+        flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), "soft-clipped scale"
+    )
 
 
 def zuko_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
@@ -154,7 +174,9 @@ def zuko_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate
     for layer in flow.transform.transforms:
         n_in = int(layer.mask.sum())
         layer.hyper = ShiftAndScaleNets(n_in, features - n_in, hidden, interleaved)
-    return Candidate(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), "soft-clipped scale")
+    return Candidate(
+        flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), "soft-clipped scale"
+    )
 
 
 def pyro_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
@@ -167,7 +189,11 @@ def pyro_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
         AutoRegressiveNN(features, list(hidden), permutation=order.flip(0) if layer % 2 else order)
         for layer in range(layers)
     ]
-    return pyro_flow(features, [AffineAutoregressive(net) for net in nets], "clamped log-scale; random hidden degrees")
+    return pyro_flow(
+        features,
+        [AffineAutoregressive(net) for net in nets],
+        "clamped log-scale; random hidden degrees",
+    )
 
 
 def pyro_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
@@ -177,7 +203,9 @@ def pyro_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate
     n_first, reversal = features - features // 2, torch.arange(features).flip(0)
     parts = []
     for _ in range(layers):
-        nets = ShiftAndScaleNets(n_first, features - n_first, hidden, lambda shift, scale: (shift, scale))
+        nets = ShiftAndScaleNets(
+            n_first, features - n_first, hidden, lambda shift, scale: (shift, scale)
+        )
         parts += [AffineCoupling(n_first, nets), Permute(reversal)]
     return pyro_flow(features, parts[:-1], "clamped log-scale")
 

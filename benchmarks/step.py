@@ -42,12 +42,14 @@ class Noise(Dataset):
     def read(self, root: Path, seed: int) -> Splits:
         """Draw the rows."""
         draw = np.random.default_rng(seed)
-        return Splits(*(draw.standard_normal((n, *self.event_shape), dtype=np.float32) for n in self.sizes))
+        return Splits(
+            *(draw.standard_normal((n, *self.event_shape), dtype=np.float32) for n in self.sizes)
+        )
 
 
 def model() -> nn.Module:
     """The MAF (5) of the comparison."""
-    return FLOWS["maf"]((POWER[1],), layers=5, hidden=(100, 100), batch_norm=False, init="near_zero")
+    return FLOWS["maf"]((POWER[1],), layers=5, hidden=(100, 100), batch_norm=False)
 
 
 @dataclass
@@ -56,15 +58,19 @@ class Harness:
 
     data: DataModule
     chunk: int
-    folder: Path
+    root: Path
     fits: count = field(default_factory=count)
 
     def __call__(self, steps: int) -> None:
-        schedule = Schedule(self.data.order.steps_per_epoch, steps, steps, chunk=self.chunk, learning_rate=RATE)
-        module = DensityModule(model(), maximum_likelihood, schedule, Selection(), weight_decay=0.0)
-        directory = self.folder / f"{self.chunk}" / str(next(self.fits))
+        schedule = Schedule(
+            self.data.order.steps_per_epoch, steps, steps, chunk=self.chunk, learning_rate=RATE
+        )
+        module = DensityModule(
+            model(), maximum_likelihood, schedule, Selection(), weight_decay=0.0
+        )
+        directory = self.root / "runs" / f"chunk{self.chunk}" / str(next(self.fits))
         directory.mkdir(parents=True)
-        train(module, self.data, Checkpoints(directory, "benchmark"), directory, bar=False)
+        train(module, self.data, Checkpoints(directory, "benchmark"), self.root, bar=False)
         if module.step != steps:
             raise ValueError(f"fit: expected {steps} steps, got {module.step}")
 
@@ -119,7 +125,9 @@ def compare(quick: bool) -> list[Comparison]:
         }
         for fit in fits.values():
             fit(SET_UP_STEPS)
-        rounds = [{name: per_step(fit, steps) for name, fit in fits.items()} for _ in range(pace.rounds)]
+        rounds = [
+            {name: per_step(fit, steps) for name, fit in fits.items()} for _ in range(pace.rounds)
+        ]
     result = Comparison(
         f"MAF (5), 2x100, D = {POWER[1]}, batch {BATCH}, {len(data.train):,} rows, one step",
         listed,

@@ -59,7 +59,9 @@ class Comparison:
 
     def ratios(self, candidate: str, reference: str | None = None) -> list[float]:
         """The candidate's time over the reference's, round by round."""
-        pairs = zip(self.seconds[candidate], self.seconds[reference or self.reference], strict=True)
+        pairs = zip(
+            self.seconds[candidate], self.seconds[reference or self.reference], strict=True
+        )
         return [ours / theirs for ours, theirs in pairs]
 
     def ratio(self, candidate: str, reference: str | None = None) -> float:
@@ -82,7 +84,11 @@ class Comparison:
     def table(self) -> str:
         """The comparison in Markdown."""
         header = ["", f"{self.unit} (quartiles)", f"ratio to {self.reference}", "remark"]
-        lines = [f"## {self.title}", "", tabulate(self.rows(), header, tablefmt="github", disable_numparse=True)]
+        lines = [
+            f"## {self.title}",
+            "",
+            tabulate(self.rows(), header, tablefmt="github", disable_numparse=True),
+        ]
         return "\n".join([*lines, *([] if self.target is None else ["", self.target])])
 
     def record(self) -> dict[str, Any]:
@@ -103,7 +109,9 @@ class Comparison:
         }
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], pace: Pace, *, work: int = 1) -> dict[str, list[float]]:
+def interleave(
+    calls: Mapping[str, Callable[[], object]], pace: Pace, *, work: int = 1
+) -> dict[str, list[float]]:
     """CPU seconds of each call, round after round: a burst of A, one of B, one of C, A again.
 
     They are divided by ``work``, the units in one call. What else the machine does then falls on all of them alike, and the ratios within a round stay.
@@ -154,7 +162,9 @@ def command(name: str, title: str, compare: Callable[[bool], list[Comparison]]) 
     """The command line of a benchmark: measure, print, and write unless it is only a smoke test."""
 
     @click.command(help=title)
-    @click.option("--quick", is_flag=True, help="A smoke test: short bursts; prints, writes nothing.")
+    @click.option(
+        "--quick", is_flag=True, help="A smoke test: short bursts; prints, writes nothing."
+    )
     def run(quick: bool) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
@@ -179,7 +189,11 @@ def write(name: str, text: str, comparisons: Sequence[Comparison], about: dict[s
         f"commit {about['git']}{' with changes' if about['dirty'] else ''}; {about['date']}."
     )
     (RESULTS / f"{name}.md").write_text(f"{text}\n\n{footer}\n")
-    record = {"name": name, **about, "comparisons": [comparison.record() for comparison in comparisons]}
+    record = {
+        "name": name,
+        **about,
+        "comparisons": [comparison.record() for comparison in comparisons],
+    }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -200,4 +214,6 @@ def machine() -> dict[str, Any]:
 def peers() -> dict[str, str]:
     """Versions of the peers that were imported."""
     packages = {"nflows": "nflows", "normflows": "normflows", "zuko": "zuko", "pyro": "pyro-ppl"}
-    return {package: version(package) for module, package in packages.items() if module in sys.modules}
+    return {
+        package: version(package) for module, package in packages.items() if module in sys.modules
+    }

@@ -34,15 +34,37 @@ class Workload:
     def candidates(self) -> dict[str, Candidate]:
         """Ours first, then the peers'."""
         architecture = (self.features, self.layers, self.hidden)
-        return {OURS: self.build(*architecture)} | {name: build(*architecture) for name, build in self.peers.items()}
+        return {OURS: self.build(*architecture)} | {
+            name: build(*architecture) for name, build in self.peers.items()
+        }
 
 
 WORKLOADS = (
     Workload("MAF (5), 2x100, D = 6, batch 100", nfbench_maf, MAFS, 6, 5, (100, 100), 100, 10_000),
-    Workload("MAF (5), 2x100, D = 6, batch 1024", nfbench_maf, MAFS, 6, 5, (100, 100), 1024, 10_000),
-    Workload("Real NVP (10), 2x100, D = 43, batch 1024", nfbench_realnvp, REALNVPS, 43, 10, (100, 100), 1024, 10_000),
     Workload(
-        "MAF (10), 2x512, D = 63, batch 512", nfbench_maf, MAFS, 63, 10, (512, 512), 512, 1000, 3, judged=False
+        "MAF (5), 2x100, D = 6, batch 1024", nfbench_maf, MAFS, 6, 5, (100, 100), 1024, 10_000
+    ),
+    Workload(
+        "Real NVP (10), 2x100, D = 43, batch 1024",
+        nfbench_realnvp,
+        REALNVPS,
+        43,
+        10,
+        (100, 100),
+        1024,
+        10_000,
+    ),
+    Workload(
+        "MAF (10), 2x512, D = 63, batch 512",
+        nfbench_maf,
+        MAFS,
+        63,
+        10,
+        (512, 512),
+        512,
+        1000,
+        3,
+        judged=False,
     ),
 )
 
@@ -59,7 +81,9 @@ def batches(workload: Workload) -> Callable[[], Tensor]:
     return draw
 
 
-def training(candidate: Candidate, draw: Callable[[], Tensor], *, flat: bool) -> Callable[[], None]:
+def training(
+    candidate: Candidate, draw: Callable[[], Tensor], *, flat: bool
+) -> Callable[[], None]:
     """A training step with fused Adam; ``flat`` over one vector, as the harness trains, otherwise over a list."""
     parameters = [each for each in candidate.module.parameters() if each.requires_grad]
     trained = [flatten(parameters)] if flat else parameters
@@ -82,10 +106,13 @@ def measure(workload: Workload, quick: bool) -> list[Comparison]:
     for candidate in candidates.values():
         check(candidate, draw())
     remarks = {
-        name: f"{candidate.n_parameters:,} parameters; {candidate.remark}" for name, candidate in candidates.items()
+        name: f"{candidate.n_parameters:,} parameters; {candidate.remark}"
+        for name, candidate in candidates.items()
     }
 
-    def compared(what: str, unit: str, calls: Mapping[str, Callable[[], object]], rounds: int) -> Comparison:
+    def compared(
+        what: str, unit: str, calls: Mapping[str, Callable[[], object]], rounds: int
+    ) -> Comparison:
         seconds = interleave(calls, Pace.of(quick, rounds))
         return Comparison(f"{workload.title}: {what}", OURS, unit, seconds, remarks)
 
@@ -94,12 +121,23 @@ def measure(workload: Workload, quick: bool) -> list[Comparison]:
     steps = {listed: training(workload.candidates()[OURS], draw, flat=False)}
     steps = {OURS: training(candidates[OURS], draw, flat=True)} | steps
     steps |= {name: training(candidates[name], draw, flat=False) for name in workload.peers}
-    results = [judged(compared("one training step", "ms", steps, 25 if workload.judged else 9), workload)]
+    results = [
+        judged(compared("one training step", "ms", steps, 25 if workload.judged else 9), workload)
+    ]
     for candidate in candidates.values():
         candidate.module.eval()
     with torch.no_grad():
-        densities = {name: lambda each=each: each.log_prob(draw()) for name, each in candidates.items()}
-        results.append(compared(f"log-density of {workload.batch} rows", "ms", densities, 25 if workload.judged else 9))
+        densities = {
+            name: lambda each=each: each.log_prob(draw()) for name, each in candidates.items()
+        }
+        results.append(
+            compared(
+                f"log-density of {workload.batch} rows",
+                "ms",
+                densities,
+                25 if workload.judged else 9,
+            )
+        )
         n = workload.samples // (10 if quick else 1)
         samples = {name: lambda each=each: each.sample(n) for name, each in candidates.items()}
         results.append(compared(f"{n:,} samples", "ms", samples, workload.sample_rounds))
@@ -115,7 +153,9 @@ def check(candidate: Candidate, x: Tensor) -> None:
     with torch.no_grad():
         log_prob, sample = candidate.log_prob(x), candidate.sample(2)
     if log_prob.shape != x.shape[:1] or sample.shape != (2, *x.shape[1:]):
-        raise ValueError(f"{candidate.remark}: got shapes {tuple(log_prob.shape)}, {tuple(sample.shape)}")
+        raise ValueError(
+            f"{candidate.remark}: got shapes {tuple(log_prob.shape)}, {tuple(sample.shape)}"
+        )
     if not (log_prob.isfinite().all() and sample.isfinite().all()):
         raise ValueError(f"{candidate.remark}: got values that are not finite")
 

@@ -41,8 +41,8 @@ class InterruptedRunError(RuntimeError):
 class Checkpoints(pl.Callback):
     """Keeps ``last.pt`` (to resume from) and ``best.pt`` (the weights of the best validation).
 
-    ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal asks the run
-    to stop; a signal handler only sets a flag. A second Ctrl-C stops at once.
+    ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
+    asks the run to stop; a signal handler only sets a flag. A second Ctrl-C stops at once.
     """
 
     def __init__(self, directory: Path, settings: str) -> None:
@@ -159,7 +159,9 @@ class Checkpoints(pl.Callback):
 
 
 class Curve(pl.Callback):
-    """Adds one JSON line per validation to ``curve.jsonl``: step, training loss, validation, learning rate."""
+    """Adds one JSON line per validation to ``curve.jsonl``: step, training loss, validation,
+    learning rate.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,7 +179,9 @@ class Curve(pl.Callback):
         self.losses.append(outputs["losses"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the interval's line; lines of steps that a resumed run takes again are dropped first."""
+        """Write the interval's line; lines of steps that a resumed run takes again are dropped
+        first.
+        """
         assert isinstance(pl_module, DensityModule)
         if not self.losses or pl_module.summary is None:
             return

@@ -70,8 +70,9 @@ def run(
 ) -> None:
     """Train and test one cell of a table and write its record.
 
-    ROW is a row's name, or TABLE/ROW where several tables have it; CELL is a column. A run that was cut goes on from
-    its last checkpoint; a finished one is left as it is. Settings can be overridden, as in
+    ROW is a row's name, or TABLE/ROW where several tables have it; CELL is a column. A run that
+    was cut goes on from its last checkpoint; a finished one is left as it is. Settings can be
+    overridden, as in
 
     \b
         nfbench run maf_5 power training.max_steps=1000 flow.layers=3
@@ -90,7 +91,9 @@ def run(
             show_bar = sys.stderr.isatty() if bar is None else bar
             result = run_experiment(experiment, device=device, threads=threads, bar=show_bar)
         except InterruptedRunError as stopped:
-            log.warning("stopped by %s; to go on from there: %s", stopped, shlex.join(experiment.command))
+            log.warning(
+                "stopped by %s; to go on from there: %s", stopped, shlex.join(experiment.command)
+            )
             sys.exit(INTERRUPTED)
         except UsageError:
             raise
@@ -135,8 +138,9 @@ def reproduce(
 ) -> None:
     """Run what is missing of a table, then render it.
 
-    Finished cells are skipped and started ones go on; a cell that fails does not stop the rest. Each cell runs in a
-    process of its own, by the command that `nfbench run --help` describes, with a log beside its checkpoints.
+    Finished cells are skipped and started ones go on; a cell that fails does not stop the rest.
+    Each cell runs in a process of its own, by the command that `nfbench run --help` describes,
+    with a log beside its checkpoints.
     """
     from nfbench.launch.reproduce import reproduce as reproduce_table
 
@@ -279,7 +283,7 @@ def logging_to(path: Path) -> Iterator[None]:
     # A launched run's own output already ends in this file.
     if not is_stderr(path):
         handlers.append(logging.FileHandler(path))
-    handlers.append(logging.StreamHandler())
+    handlers.append(EchoHandler())
     for handler in handlers:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -292,6 +296,14 @@ def logging_to(path: Path) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+class EchoHandler(logging.Handler):
+    """Writes to what standard error is at the time, which a progress bar takes over for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(self.format(record), err=True)
 
 
 def is_stderr(path: Path) -> bool:

@@ -181,7 +181,9 @@ def load(
 
 
 def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:
-    """The table of a row given as table/row, or as the row alone where one table has it, or has it with this cell."""
+    """The table of a row given as table/row, or as the row alone where one table has it, or has it
+    with this cell.
+    """
     if "/" in row:
         table, _, name = row.partition("/")
         return load_table(table, root), name

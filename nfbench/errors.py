@@ -2,7 +2,9 @@
 
 
 class UsageError(ValueError):
-    """Input that nfbench cannot use; its message says what was expected, what was got, and what would work."""
+    """Input that nfbench cannot use; its message says what was expected, what was got, and what
+    would work.
+    """
 
 
 class FailedRunError(RuntimeError):

@@ -1,4 +1,6 @@
-"""All trained parameters as one vector, so that the optimizer, clipping and averaging are single operations."""
+"""All trained parameters as one vector, so that the optimizer, clipping and averaging are single
+operations.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +24,9 @@ def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
 
 
 def tie_gradients(vector: nn.Parameter, parameters: Sequence[nn.Parameter]) -> None:
-    """Make the gradients of the parameters views of the vector's, into which backward then adds; start from zero."""
+    """Make the gradients of the parameters views of the vector's, into which backward then adds;
+    start from zero.
+    """
     vector.grad = torch.zeros_like(vector)
     for parameter, view in views(vector.grad, parameters):
         parameter.grad = view

@@ -17,7 +17,9 @@ class Summary:
 
 
 def summarize(values: Tensor) -> Summary:
-    """Mean and standard error (ddof 1) of ``values`` (n,), summed in float64; not finite if one value is not."""
+    """Mean and standard error (ddof 1) of ``values`` (n,), summed in float64; not finite if one
+    value is not.
+    """
     values = values.double()
     n = len(values)
     if n == 0:

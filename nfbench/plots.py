@@ -1,4 +1,6 @@
-"""Figures of a table's runs: learned densities beside the truth, samples beside real images. Imports no torch."""
+"""Figures of a table's runs: learned densities beside the truth, samples beside real images.
+Imports no torch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

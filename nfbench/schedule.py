@@ -1,4 +1,5 @@
-"""When things happen in a run: chunk ends, validations, the end, and the learning rate; pure functions of the step.
+"""When things happen in a run: chunk ends, validations, the end, and the learning rate; pure
+functions of the step.
 
 Imports no torch, so that a resumed run, a cost estimate and a plan all ask the same object.
 """
@@ -17,13 +18,11 @@ class Schedule:
     """The fixed points of a run, in optimizer steps.
 
     Args:
-        steps_per_epoch: batches in one pass over the training set.
-        max_steps: last step, or None to go on until early stopping.
-        validate_every: steps between two validations.
-        chunk: steps between two chunk ends, counted from the last validation.
-        learning_rate: peak learning rate.
-        shape: ``constant``, ``cosine`` (to zero at max_steps) or ``plateau`` (cut by the validations, see module).
-        warmup_steps: steps of linear warm-up from zero.
+        steps_per_epoch: batches in one pass over the training set. max_steps: last step, or None
+        to go on until early stopping. validate_every: steps between two validations. chunk: steps
+        between two chunk ends, counted from the last validation. learning_rate: peak learning
+        rate. shape: ``constant``, ``cosine`` (to zero at max_steps) or ``plateau`` (cut by the
+        validations, see module). warmup_steps: steps of linear warm-up from zero.
 
     Raises:
         UsageError: if a cosine has no end, or a number is out of range.
@@ -72,7 +71,9 @@ class Schedule:
         return self.max_steps is not None and step >= self.max_steps
 
     def rate(self, step: int) -> float:
-        """The learning rate of the step that follows ``step`` finished ones, before any plateau cut."""
+        """The learning rate of the step that follows ``step`` finished ones, before any plateau
+        cut.
+        """
         rate = self.learning_rate
         if step < self.warmup_steps:
             rate *= (step + 1) / self.warmup_steps

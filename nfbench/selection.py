@@ -1,4 +1,6 @@
-"""Which weights are kept and when training stops: decided by the validation split alone. Imports no torch."""
+"""Which weights are kept and when training stops: decided by the validation split alone. Imports
+no torch.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -11,8 +13,8 @@ class Selection:
 
     Args:
         patience: validations without improvement after which training stops, or None.
-        plateau_patience: validations without improvement after which the learning rate is cut, or None.
-        plateau_factor: what a cut multiplies the learning rate by.
+        plateau_patience: validations without improvement after which the learning rate is cut, or
+        None. plateau_factor: what a cut multiplies the learning rate by.
     """
 
     patience: int | None = None
@@ -25,7 +27,9 @@ class Selection:
     rate_factor: float = 1.0
 
     def update(self, step: int, log_likelihood: float) -> bool:
-        """Take in a validation; tell whether it is the best so far. One that is not finite never is."""
+        """Take in a validation; tell whether it is the best so far. One that is not finite never
+        is.
+        """
         if math.isfinite(log_likelihood) and log_likelihood > self.best:
             self.best, self.best_step, self.waited, self.waited_for_cut = (
                 log_likelihood,

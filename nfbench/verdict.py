@@ -52,7 +52,8 @@ def judge(
     """The entry of one cell, from the records of all its seeds.
 
     Stale records count only where there is no other; a failed one gives no number, and is told.
-    `fingerprints` are those known of a data set, by the source it is read from; what is not known is not judged.
+    `fingerprints` are those known of a data set, by the source it is read from; what is not known
+    is not judged.
     """
     done = [r for r in records if r.status == "done"]
     failures = [r for r in records if r.status == "failed"]
@@ -108,7 +109,8 @@ def is_stale(
 ) -> bool:
     """Whether the settings or the data are not today's.
 
-    A setting that is newer than the record is passed over: its default stands for how things were before it.
+    A setting that is newer than the record is passed over: its default stands for how things were
+    before it.
     """
     known = fingerprints.get(experiment.data.name, {}).get(record.data["source"])
     return differs(record.experiment["config"], experiment.config()) or (

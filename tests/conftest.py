@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-# test_peers.py compares with these; it is collected where all are installed, as in continuous integration.
+# Other libraries, with which test_peers.py compares: it is collected where all are installed.
 PEERS = ("nflows", "normflows", "pyro", "zuko")
 collect_ignore = [] if all(find_spec(name) for name in PEERS) else ["test_peers.py"]
 

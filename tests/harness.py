@@ -24,6 +24,7 @@ from nfbench.cli import main
 from nfbench.config import load
 from nfbench.data.base import DataModule
 from nfbench.data.dataset import Dataset, Splits
+from nfbench.density import DensityModel
 from nfbench.module import DensityModule
 from nfbench.objectives import Objective, maximum_likelihood
 from nfbench.record import Record
@@ -161,24 +162,24 @@ def normal_rows(n: int = 200, *, features: int = 2, seed: int = 0) -> Rows:
     return Rows.of(*(rows.astype(np.float32) for rows in draws))
 
 
-class Location(nn.Module):
-    """A normal density of unit scale around a trained location."""
+class Location(DensityModel):
+    """A normal density of unit scale, but for its constant, around a trained location."""
 
     likelihood = "exact"
-    needs_calibration = False
 
     def __init__(self, features: int = 2) -> None:
         super().__init__()
         self.location = nn.Parameter(torch.zeros(features))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return -0.5 * ((x - self.location) ** 2).sum(-1)
 
-    log_prob = forward
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        return self.location + torch.randn(n, len(self.location))
 
 
 def fit(
-    model: nn.Module,
+    model: DensityModel,
     dataset: Rows,
     schedule: Schedule,
     *,

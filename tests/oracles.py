@@ -1,4 +1,4 @@
-"""What invertible maps must fulfil, judged by automatic differentiation; test_oracles.py plants faults in these.
+"""What invertible maps must fulfil, judged by autograd; test_oracles.py plants faults in them.
 
 A ``Way`` is one direction of a transform: B rows -> (B rows, log|det Jacobian| (B,)).
 """
@@ -76,7 +76,7 @@ def check_contract(
 
 @torch.no_grad()
 def randomize(module: nn.Module, spread: float = 0.7) -> None:
-    """Draw every trainable parameter anew, so that none is zero and no log-determinant is trivial."""
+    """Draw every trainable parameter anew, so that no log-determinant is zero."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1
@@ -115,7 +115,7 @@ def through_file(module: nn.Module) -> dict[str, Any]:
 
 
 def concrete_subclasses(base: type, package: ModuleType) -> Iterator[type]:
-    """Every class of ``package`` that can stand for ``base``, also one that nothing imports yet."""
+    """Every class of ``package`` that is a ``base``, also one that nothing imports yet."""
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if (

@@ -21,9 +21,16 @@ NETS = pytest.mark.parametrize(
 )
 
 
-def random_made(features: int, hidden: Sequence[int], reverse: bool, n_context: int, activation: str = "tanh") -> MADE:
+def random_made(
+    features: int, hidden: Sequence[int], reverse: bool, n_context: int, activation: str = "tanh"
+) -> MADE:
     made = MADE(
-        features, n_parameters=2, hidden=hidden, reverse=reverse, context_features=n_context, activation=activation
+        features,
+        n_parameters=2,
+        hidden=hidden,
+        reverse=reverse,
+        context_features=n_context,
+        activation=activation,
     )
     randomize(made)
     return made
@@ -63,7 +70,9 @@ def test_outputs_see_only_the_inputs_before_them(
 def test_every_output_sees_the_context(hidden: Sequence[int], reverse: bool) -> None:
     made = random_made(5, hidden, reverse, 2)
     x = torch.randn(1, 5)
-    jacobian = torch.autograd.functional.jacobian(lambda given: made(x, given)[:, 0], torch.randn(1, 2))
+    jacobian = torch.autograd.functional.jacobian(
+        lambda given: made(x, given)[:, 0], torch.randn(1, 2)
+    )
     assert (jacobian != 0).all()
 
 
@@ -80,13 +89,17 @@ def test_fast_generation_gives_what_full_passes_give(
     made = random_made(features, hidden, reverse, n_context, activation)
     noise, given = torch.randn(7, features), context(7, n_context)
     for fast, plain in zip(
-        incremental(made, affine_inverse, noise, given), full_passes(made, affine_inverse, noise, given), strict=True
+        incremental(made, affine_inverse, noise, given),
+        full_passes(made, affine_inverse, noise, given),
+        strict=True,
     ):
         torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_fast_generation_is_accurate_at_the_size_of_bsds300(dtype: torch.dtype, tolerance: float) -> None:
+def test_fast_generation_is_accurate_at_the_size_of_bsds300(
+    dtype: torch.dtype, tolerance: float
+) -> None:
     made = MADE(63, hidden=(512, 512)).to(dtype)
     noise = torch.randn(16, 63, dtype=dtype)
     fast, fast_log_det = incremental(made, affine_inverse, noise)

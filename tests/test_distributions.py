@@ -6,7 +6,13 @@ import pytest
 import torch
 from oracles import close, concrete_subclasses, randomize
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 import nfbench.distributions
 from nfbench.distributions.base import Distribution, StandardNormal, Uniform
@@ -21,19 +27,29 @@ COMPONENTS = 3
 
 def mixture(features: int, *, reverse: bool = False, context: int = 0) -> AutoregressiveMixture:
     made = MADE(
-        features, n_parameters=3 * COMPONENTS, hidden=(16,), reverse=reverse, context_features=context
+        features,
+        n_parameters=3 * COMPONENTS,
+        hidden=(16,),
+        reverse=reverse,
+        context_features=context,
     )
     distribution = AutoregressiveMixture(made, COMPONENTS)
     randomize(distribution)
     return distribution
 
 
-BASES = {"normal": lambda: StandardNormal((2,)), "uniform": lambda: Uniform((2,)), "mixture": lambda: mixture(2)}
+BASES = {
+    "normal": lambda: StandardNormal((2,)),
+    "uniform": lambda: Uniform((2,)),
+    "mixture": lambda: mixture(2),
+}
 
 
 def test_every_distribution_is_here() -> None:
     found = set(concrete_subclasses(Distribution, nfbench.distributions))
-    assert found == {type(build()) for build in BASES.values()}, "give the new distribution a case in BASES"
+    assert found == {type(build()) for build in BASES.values()}, (
+        "give the new distribution a case in BASES"
+    )
 
 
 def middles(step: float, half_width: float = 12.0) -> Tensor:
@@ -57,7 +73,9 @@ def test_shapes_dtypes_and_devices_follow_the_module(name: str, n: int) -> None:
 @pytest.mark.parametrize("event_shape", [(1,), (5,), (2, 3)])
 def test_standard_normal_is_that_of_torch(event_shape: tuple[int, ...]) -> None:
     z = torch.randn(7, *event_shape)
-    expected = Independent(Normal(torch.zeros(event_shape), torch.ones(event_shape)), len(event_shape))
+    expected = Independent(
+        Normal(torch.zeros(event_shape), torch.ones(event_shape)), len(event_shape)
+    )
     close(StandardNormal(event_shape).log_prob(z), expected.log_prob(z))
     assert StandardNormal(event_shape).sample(4).shape == (4, *event_shape)
 
@@ -83,7 +101,9 @@ def test_mixture_is_a_product_of_torch_mixtures(reverse: bool, n_context: int) -
     base = mixture(4, reverse=reverse, context=n_context)
     z = torch.randn(9, 4)
     context = torch.randn(9, n_context) if n_context else None
-    logits, means, log_precisions = base.made(z, context).unflatten(0, (3, COMPONENTS)).movedim(1, -1)
+    logits, means, log_precisions = (
+        base.made(z, context).unflatten(0, (3, COMPONENTS)).movedim(1, -1)
+    )
     components = Normal(means, (-0.5 * log_precisions).exp())
     conditionals = MixtureSameFamily(Categorical(logits=logits), components).log_prob(z)
     close(base.log_terms(z, base.made(z, context)), conditionals)
@@ -134,7 +154,9 @@ def test_gaussian_flow_is_the_maximum_likelihood_normal_of_torch() -> None:
     points = torch.randn(50, 5) * 4
     close(flow.log_prob(points), fitted.log_prob(points))
     samples = flow.sample(50_000)
-    torch.testing.assert_close(torch.cov(samples.t()), fitted.covariance_matrix, rtol=0.05, atol=0.15)
+    torch.testing.assert_close(
+        torch.cov(samples.t()), fitted.covariance_matrix, rtol=0.05, atol=0.15
+    )
     torch.testing.assert_close(samples.mean(0), fitted.mean, rtol=0.02, atol=0.05)
 
 
@@ -144,4 +166,6 @@ def test_gaussian_fit_of_float32_data_far_from_zero_is_accurate() -> None:
     flow.calibrate(x)
     exact = x.double()
     fitted = MultivariateNormal(exact.mean(0), torch.cov(exact.t(), correction=0))
-    torch.testing.assert_close(flow.log_prob(x).double(), fitted.log_prob(exact), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        flow.log_prob(x).double(), fitted.log_prob(exact), rtol=0, atol=2e-3
+    )

@@ -89,7 +89,7 @@ def test_a_fault_in_one_direction_is_caught_by_autograd_alone(name: str, directi
 
 
 def test_round_trips_and_cancelling_log_dets_cannot_see_a_doubled_log_det() -> None:
-    """Why autograd has to be asked: a fault of the same kind in both directions is consistent with itself."""
+    """Why autograd has to be asked: the same fault in both directions agrees with itself."""
     forward, inverse = two_ways(
         Scale(forward_fault=FAULTS["doubled"], inverse_fault=FAULTS["doubled"])
     )
@@ -112,7 +112,7 @@ def test_a_mask_that_leaks_is_caught() -> None:
     transform = unmasked()
     randomize(transform)
     forward, inverse = two_ways(transform)
-    x, z = starts()
+    x, _ = starts()
     with pytest.raises(AssertionError):
         check_log_det(forward, x)
     with pytest.raises(AssertionError):

@@ -140,7 +140,7 @@ def test_a_failed_run_may_be_tried_again_and_goes_on_from_its_last_good_checkpoi
         plant(patch, 47)
         failed = go(tmp_path / "planted", "maf")
     assert failed.failure["step"] == 47
-    assert failed.failure["checkpoint"] == "tiny/maf/pinwheel/0/last.pt"
+    assert failed.failure["checkpoint"] == "runs/tiny/maf/pinwheel/0/last.pt"
     assert checkpoint.load(directory(tmp_path / "planted", "maf") / "last.pt")["step"] == 40
     again = go(tmp_path / "planted", "maf")
     assert comparable(again) == comparable(go(tmp_path / "whole", "maf"))
@@ -169,7 +169,7 @@ def test_a_test_value_that_is_not_finite_is_a_failure(
 ) -> None:
     def spoiled(module: DensityModule, x: Tensor, batch_idx: int) -> None:
         values = module.model.log_prob(x).double()
-        values[7] = -math.inf
+        values[7] = -math.inf  # of either evaluation batch
         module.log_probs.append(values)
 
     write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
@@ -177,7 +177,7 @@ def test_a_test_value_that_is_not_finite_is_a_failure(
     failed = go(tmp_path, "maf")
     assert (failed.status, failed.metrics) == ("failed", {})
     assert failed.failure["kind"] == "non-finite log-likelihood"
-    assert "test: log-likelihood is -inf at row 7 (1 such rows)" in failed.failure["message"]
+    assert "test: log-likelihood is -inf at row 7 (2 such rows)" in failed.failure["message"]
 
 
 def test_a_second_process_on_a_cell_is_told_so(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from .dataset import Dataset, fingerprint
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which rows make up batch number t: a pure function of (seed, epoch, rank), so a resume needs no state.
+    """Which rows make up batch number t: a pure function of (seed, epoch, rank), so a resume needs
+    no state.
 
-    Each epoch is a fresh permutation of the ``n`` rows, shared out among ``world_size`` ranks; the ragged end
-    of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
+    Each epoch is a fresh permutation of the ``n`` rows, shared out among ``world_size`` ranks; the
+    ragged end of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
 
     Raises:
         UsageError: if a batch is empty, or needs more rows than there are.
@@ -69,7 +70,8 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 class ChunkLoader:
-    """The training batches between two validations, a chunk of several at a time: (k, batch_size, *event).
+    """The training batches between two validations, a chunk of several at a time: (k, batch_size,
+    *event).
 
     It starts from the step that ``step()`` tells, so a resumed run goes on where it was cut.
     """

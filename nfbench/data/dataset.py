@@ -143,12 +143,11 @@ def fingerprint(splits: Splits) -> str:
 
 
 def _missing(dataset: Dataset, root: Path) -> str:
-    looked_for = "\n".join(f"  {source}: {source.about}" for source in dataset.sources)
-    served = any(source.url for source in dataset.sources)
-    command = f"run `nfbench data prepare {dataset.name}`, or " if served else ""
-    return (
-        f"{dataset.name}: its files are not in the data root {root}. Looked for, any of:\n"
-        f"{looked_for}\n"
-        f"To provide them: {command}put one of these there by hand. "
-        "The environment variable NFBENCH_DATA moves the data root."
-    )
+    lines = [f"{dataset.name}: its files are not in the data root {root}. Looked for, any of:"]
+    for source in dataset.sources:
+        lines.append(f"  {source}: {source.about}")
+        if source.url is not None:
+            command = f"nfbench data prepare {dataset.name} --source {source.files[0]}"
+            lines.append(f"    to download it: {command}")
+    lines.append("Any of them can be put there by hand; NFBENCH_DATA moves the data root.")
+    return "\n".join(lines)

@@ -14,8 +14,9 @@ from .base import Distribution
 class AutoregressiveMixture(Distribution):
     """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, p)_d = MADE(z_<d).
 
-    K ``components`` each; p is a log-precision. MADE MoG of Papamakarios et al. 2017 (section 4.1); its output
-    biases start as N(0, 1) as in the authors' code, so that the components differ.
+    K ``components`` each; p is a log-precision. MADE MoG of Papamakarios et al. 2017 (section
+    4.1); its output biases start as N(0, 1) as in the authors' code, so that the components
+    differ.
     """
 
     def __init__(self, made: MADE, components: int) -> None:
@@ -39,7 +40,9 @@ class AutoregressiveMixture(Distribution):
         return self.log_terms(z, self.made(z, context)).sum(1)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick a component for each scalar and color its noise; return the value and its log-density."""
+        """Pick a component for each scalar and color its noise; return the value and its
+        log-density.
+        """
         logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
         chosen = torch.multinomial(logits.softmax(0).t(), 1).t()  # (1, B)
         mean, log_precision = means.gather(0, chosen)[0], log_precisions.gather(0, chosen)[0]

@@ -11,7 +11,9 @@ from nfbench.transforms.base import Compose, Transform
 
 
 class Flow(DensityModel):
-    """``log p(x) = log p_base(z) + log|det dz/dx|`` with ``z = transform(x)``; sampling runs it backwards."""
+    """``log p(x) = log p_base(z) + log|det dz/dx|`` with ``z = transform(x)``; sampling runs it
+    backwards.
+    """
 
     def __init__(self, base: Distribution, transform: Transform) -> None:
         super().__init__()

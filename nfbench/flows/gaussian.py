@@ -10,6 +10,8 @@ from .flow import Flow
 
 
 def gaussian(event_shape: Sequence[int], *, context_features: int = 0) -> Flow:
-    """Maximum-likelihood Gaussian, fitted in closed form when it is calibrated: no optimizer steps."""
+    """Maximum-likelihood Gaussian, fitted in closed form when it is calibrated: no optimizer
+    steps.
+    """
     features = prod(event_shape)
     return Flow(StandardNormal([features]), Whiten(features))

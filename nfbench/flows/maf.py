@@ -1,4 +1,6 @@
-"""Masked autoregressive flow and its relatives MADE, MADE MoG and MAF MoG (Papamakarios et al. 2017)."""
+"""Masked autoregressive flow and its relatives MADE, MADE MoG and MAF MoG (Papamakarios et al.
+2017).
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -26,9 +28,11 @@ def maf(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """MAF (K): ``layers`` affine MADE layers, the order of the inputs turned round at each, with batch norm.
+    """MAF (K): ``layers`` affine MADE layers, the order of the inputs turned round at each, with
+    batch norm.
 
-    ``scale`` names a map of ``Affine``; the default, half an unbounded log-precision, is the paper's.
+    ``scale`` names a map of ``Affine``; the default, half an unbounded log-precision, is the
+    paper's.
     """
     features = prod(event_shape)
     parts: list[Transform] = []

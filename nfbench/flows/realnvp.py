@@ -27,9 +27,11 @@ def realnvp(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """Real NVP (K): ``layers`` affine couplings over alternate dimensions, the halves swapped at each.
+    """Real NVP (K): ``layers`` affine couplings over alternate dimensions, the halves swapped at
+    each.
 
-    The scale net is tanh, the shift net relu; the log-scale is linear and unbounded unless ``scale`` says otherwise.
+    The scale net is tanh, the shift net relu; the log-scale is linear and unbounded unless
+    ``scale`` says otherwise.
     """
     features = prod(event_shape)
     if features < 2:

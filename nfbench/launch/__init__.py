@@ -1,1 +1,3 @@
-"""Launching what is missing: the same list, the same order, the same command per cell, wherever it runs."""
+"""Launching what is missing: the same list, the same order, the same command per cell, wherever it
+runs.
+"""

@@ -18,14 +18,18 @@ EVALUATION_ROWS = 2048
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one process on this machine; ``open_ended`` if early stopping alone ends the run: per epoch then."""
+    """Seconds of one process on this machine; ``open_ended`` if early stopping alone ends the run:
+    per epoch then.
+    """
 
     seconds: float
     open_ended: bool
 
 
 def estimate(experiment: Experiment) -> Estimate:
-    """Time a few training steps and an evaluation batch on random data of the right shape; extrapolate."""
+    """Time a few training steps and an evaluation batch on random data of the right shape;
+    extrapolate.
+    """
     dataset = DATA[experiment.data.name]
     n_train, n_val, n_test = dataset.sizes
     steps_per_epoch = max(1, n_train // experiment.data.batch_size)

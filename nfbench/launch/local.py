@@ -39,7 +39,8 @@ def launch(
 ) -> list[Outcome]:
     """Run jobs in order, ``n_parallel`` at a time; one failure does not stop the rest.
 
-    On Ctrl-C the processes are asked to stop, leave their checkpoints, and KeyboardInterrupt is raised again.
+    On Ctrl-C the processes are asked to stop, leave their checkpoints, and KeyboardInterrupt is
+    raised again.
     """
     waiting, running, outcomes = list(jobs), list[Running](), list[Outcome]()
     try:

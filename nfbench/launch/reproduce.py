@@ -1,4 +1,6 @@
-"""reproduce(table): plan, estimate, launch what is missing, render. Imports no torch until it estimates."""
+"""reproduce(table): plan, estimate, launch what is missing, render. Imports no torch until it
+estimates.
+"""
 
 import os
 import shlex
@@ -28,9 +30,11 @@ def reproduce(
     dry_run: bool = False,
     root: Path | None = None,
 ) -> bool:
-    """Run the missing cells of a table and render it; tell whether every cell that could run has a number.
+    """Run the missing cells of a table and render it; tell whether every cell that could run has a
+    number.
 
-    ``jobs`` cells run side by side: by default as many as there are cores for ``threads`` each, one on a GPU.
+    ``jobs`` cells run side by side: by default as many as there are cores for ``threads`` each,
+    one on a GPU.
 
     Raises:
         UsageError: if a table, row or cell is unknown.
@@ -88,13 +92,14 @@ def show_plan(
             f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end"
         )
     for name in sorted(absent):
-        console.print(
-            f"data set {name} is {status(name).state}, its cells are left out; try: nfbench data prepare {name}"
-        )
+        console.print(f"left out: data set {name} is {status(name).state}; what provides it is said by")
+        console.print(f"    nfbench data verify {name}", soft_wrap=True)
 
 
 def estimates(console: Console, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
-    """Seconds of each job and whether it is open-ended; cells that differ by seed alone are timed once."""
+    """Seconds of each job and whether it is open-ended; cells that differ by seed alone are timed
+    once.
+    """
     from .estimate import estimate
 
     timed: dict[str, tuple[float, bool]] = {}
@@ -171,7 +176,7 @@ def report(console: Console, outcomes: Sequence[Outcome], failed_before: Sequenc
     """List what failed, with its log and the command that runs it again; tell whether nothing did."""
     bad = [outcome.job for outcome in outcomes if outcome.exit_code] + list(failed_before)
     for job in bad:
-        console.print(
-            f"failed: {job.name}\n  log: {job.log}\n  again: {shlex.join(job.experiment.command)}"
-        )
+        lines = [f"failed: {job.name}", f"  log: {job.log}"]
+        lines.append(f"  again: {shlex.join(job.experiment.command)}")
+        console.print("\n".join(lines), soft_wrap=True, highlight=False)
     return not bad

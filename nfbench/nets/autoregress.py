@@ -1,7 +1,8 @@
 """Generating one dimension after another from a MADE, at the cost of a single masked pass.
 
-A hidden unit of degree k depends on the first k generated dimensions only, so it is computed once, when
-they are known. With units sorted by degree each step is a product with a contiguous slice of the weights.
+A hidden unit of degree k depends on the first k generated dimensions only, so it is computed once,
+when they are known. With units sorted by degree each step is a product with a contiguous slice of
+the weights.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from torch import Tensor
 from .activations import ACTIVATIONS
 from .made import MADE
 
-# (parameters (P, B) of one dimension, noise (B,)) -> (its value (B,), a log term (B,), added up over dimensions)
+# (parameters (P, B) of one dimension, noise (B,)) -> (its value (B,), a log term (B,), added up
+# over dimensions)
 Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -22,7 +24,8 @@ def autoregress(
 ) -> tuple[Tensor, Tensor]:
     """Generate x (B, D) from noise (B, D), and the sum of the log terms (B,).
 
-    Differentiable by D full passes where a gradient is wanted, otherwise incremental; both are exact.
+    Differentiable by D full passes where a gradient is wanted, otherwise incremental; both are
+    exact.
     """
     wanted = torch.is_grad_enabled() and (
         noise.requires_grad or any(parameter.requires_grad for parameter in made.parameters())
@@ -33,7 +36,9 @@ def autoregress(
 def full_passes(
     made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The plain way, one pass of the whole network per dimension: slow, differentiable, the reference."""
+    """The plain way, one pass of the whole network per dimension: slow, differentiable, the
+    reference.
+    """
     columns = list(torch.zeros_like(noise).unbind(1))
     total = noise.new_zeros(noise.shape[0])
     for i in made.order:
@@ -45,7 +50,9 @@ def full_passes(
 
 @dataclass(frozen=True)
 class Step:
-    """What computes one dimension: the new hidden units of each layer, and the dimension's outputs."""
+    """What computes one dimension: the new hidden units of each layer, and the dimension's
+    outputs.
+    """
 
     dimension: int
     new: list[slice]  # units of each hidden layer that become known
@@ -88,7 +95,9 @@ def plan(made: MADE) -> list[Step]:
 def incremental(
     made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The fast way: every hidden unit is computed once, in (feature, batch) layout so that slices are contiguous."""
+    """The fast way: every hidden unit is computed once, in (feature, batch) layout so that slices
+    are contiguous.
+    """
     n = noise.shape[0]
     noise = noise.t().contiguous()
     generated, x = (

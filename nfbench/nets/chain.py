@@ -15,7 +15,9 @@ def chain(
     activation: str,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in); ``offset`` (B, hidden) is a context's part."""
+    """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in); ``offset`` (B, hidden) is a
+    context's part.
+    """
     activate = ACTIVATIONS[activation]
     h = x
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):

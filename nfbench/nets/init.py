@@ -12,7 +12,8 @@ INITS = ("paper", "near_zero")
 
 @torch.no_grad()
 def initialize(weights: list[Tensor], biases: list[Tensor], init: str) -> None:
-    """Fill weights with N(0, 1/(fan_in + 1)) and biases with 0 (authors' code of Papamakarios et al. 2017).
+    """Fill weights with N(0, 1/(fan_in + 1)) and biases with 0 (authors' code of Papamakarios et
+    al. 2017).
 
     ``near_zero`` also multiplies the last layer's weights by 1e-2.
 

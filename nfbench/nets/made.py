@@ -12,12 +12,15 @@ from .init import initialize
 
 
 class MADE(nn.Module):
-    """An autoregressive conditioner: parameters of dimension d depend on the dimensions ordered before it.
+    """An autoregressive conditioner: parameters of dimension d depend on the dimensions ordered
+    before it.
 
-    Hidden units have degrees, sorted; a unit of degree k sees inputs of degree <= k and feeds outputs of
-    degree > k (Germain et al. 2015, equations 12-13; sequential degrees as in Papamakarios et al. 2017).
-    ``reverse`` turns the input order round, so that no activation is ever permuted. With a context there
-    are units of degree 0, which see the context alone: the first dimension is conditioned on it too.
+    Hidden units have degrees, sorted; a unit of degree k sees inputs of degree <= k and feeds
+    outputs of degree > k (Germain et al. 2015, equations 12-13; sequential degrees as in
+    Papamakarios et al. 2017).
+    ``reverse`` turns the input order round, so that no activation is ever permuted. With a context
+    there are units of degree 0, which see the context alone: the first dimension is conditioned on
+    it too.
 
     Returns (n_parameters, B, features).
     """
@@ -79,14 +82,18 @@ class MADE(nn.Module):
 
 
 def hidden_degrees(features: int, hidden: Sequence[int], *, conditional: bool) -> list[Tensor]:
-    """Sorted degrees of the units of each hidden layer: 1..features-1 in turn, from 0 with a context."""
+    """Sorted degrees of the units of each hidden layer: 1..features-1 in turn, from 0 with a
+    context.
+    """
     first = 0 if conditional or features == 1 else 1
     span = max(1, features - first)
     return [(torch.arange(width) % span + first).sort().values for width in hidden]
 
 
 def masks(order: Sequence[int], degrees: Sequence[Tensor], n_parameters: int) -> list[Tensor]:
-    """The 0/1 masks of all layers, each (out, in): a unit sees degrees <= its own, an output those < its own."""
+    """The 0/1 masks of all layers, each (out, in): a unit sees degrees <= its own, an output those
+    < its own.
+    """
     inputs = torch.empty(len(order), dtype=torch.long)
     inputs[list(order)] = torch.arange(1, len(order) + 1)
     chain = [inputs, *degrees]

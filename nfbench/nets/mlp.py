@@ -11,9 +11,11 @@ from .init import initialize
 
 
 class MLP(nn.Module):
-    """``n_parameters`` numbers for each of ``out_features`` dimensions, from an input (B, in_features).
+    """``n_parameters`` numbers for each of ``out_features`` dimensions, from an input (B,
+    in_features).
 
-    Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the input.
+    Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the
+    input.
     """
 
     def __init__(

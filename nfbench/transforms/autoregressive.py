@@ -12,7 +12,8 @@ from .elementwise import Elementwise
 class Autoregressive(Transform):
     """``z_d = f(x_d; MADE(x_<d))``: one pass data -> noise, D dependent steps noise -> data.
 
-    The Jacobian is triangular: log_det = sum_d log|f'(x_d)| (Papamakarios et al. 2017, equations 5-6).
+    The Jacobian is triangular: log_det = sum_d log|f'(x_d)| (Papamakarios et al. 2017, equations
+    5-6).
     """
 
     def __init__(self, made: MADE, elementwise: Elementwise) -> None:

@@ -11,7 +11,8 @@ LIKELIHOODS = ("exact", "estimate", "lower bound")
 
 
 class Transform(nn.Module, ABC):
-    """An invertible map between data ``x`` and noise ``z``, with the log-determinant of its Jacobian.
+    """An invertible map between data ``x`` and noise ``z``, with the log-determinant of its
+    Jacobian.
 
     ``forward``: data -> noise, ``log_det = log|det dz/dx|``; ``inverse``: noise -> data,
     ``log_det = log|det dx/dz|``. Both are in nats, summed over the event dimensions, shape (B,).

@@ -10,8 +10,9 @@ from .elementwise import Elementwise
 class Coupling(Transform):
     """``z_B = f(x_B; net(x_A)), z_A = x_A`` (Dinh et al. 2016, equations 4-9).
 
-    A is the first ``n_first`` dimensions and B the rest, or the other way round if ``swap``; a permutation before
-    the first coupling makes of the two any halves. Contiguous halves are views: nothing is masked or gathered.
+    A is the first ``n_first`` dimensions and B the rest, or the other way round if ``swap``; a
+    permutation before the first coupling makes of the two any halves. Contiguous halves are views:
+    nothing is masked or gathered.
 
     Args:
         conditioner: from (B, |A|) and a context to the parameters of the map, each (B, |B|).

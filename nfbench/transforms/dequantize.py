@@ -9,10 +9,12 @@ from .base import Transform
 
 
 class Dequantize(Transform):
-    """``z = (x + u) / levels`` with u ~ U[0, 1) for integers x in 0..levels-1; log_det = -D log(levels).
+    """``z = (x + u) / levels`` with u ~ U[0, 1) for integers x in 0..levels-1; log_det = -D
+    log(levels).
 
-    The log-likelihood of the integers is then bounded from below, in expectation over u (Theis et al. 2016,
-    equation 2): a uniform base gives exactly log2(levels) bits per dimension. The inverse rounds down.
+    The log-likelihood of the integers is then bounded from below, in expectation over u (Theis et
+    al. 2016, equation 2): a uniform base gives exactly log2(levels) bits per dimension. The
+    inverse rounds down.
     """
 
     likelihood = "lower bound"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 # softplus(x + SOFTPLUS_SHIFT) = 1 at x = 0, so that a zero output means the identity.
 SOFTPLUS_SHIFT = math.log(math.e - 1)
 
-# A map from the raw output a of a network (and a bound) to the log of the multiplicative scale, data -> noise.
+# A map from the raw output a of a network (and a bound) to the log of the multiplicative scale,
+# data -> noise.
 SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "exp": lambda a, bound: a,
     "log_precision": lambda a, bound: 0.5 * a,
@@ -27,7 +28,9 @@ Parameters = Tensor | Sequence[Tensor]
 
 
 class Elementwise(nn.Module, ABC):
-    """A monotone scalar map applied to each dimension, with ``n_parameters`` numbers per dimension."""
+    """A monotone scalar map applied to each dimension, with ``n_parameters`` numbers per
+    dimension.
+    """
 
     n_parameters: int
 

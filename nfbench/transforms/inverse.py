@@ -8,10 +8,12 @@ from .base import Transform
 class Inverse(Transform):
     """The inverse of a transform: density and sampling change places.
 
-    An inverse autoregressive flow (Kingma et al. 2016) is ``Inverse`` of a masked autoregressive one.
+    An inverse autoregressive flow (Kingma et al. 2016) is ``Inverse`` of a masked autoregressive
+    one.
 
     Raises:
-        ValueError: if the transform takes statistics from data, which it would see at its noise side.
+        ValueError: if the transform takes statistics from data, which it would see at its noise
+            side.
     """
 
     def __init__(self, transform: Transform) -> None:

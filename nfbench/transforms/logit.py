@@ -10,7 +10,8 @@ from .base import Transform
 
 
 class Logit(Transform):
-    """``z = logit(alpha + (1 - 2 alpha) x)`` for x in [0, 1) (Papamakarios et al. 2017, section 4.3).
+    """``z = logit(alpha + (1 - 2 alpha) x)`` for x in [0, 1) (Papamakarios et al. 2017, section
+    4.3).
 
     log_det = sum_d [log(1 - 2 alpha) - log s_d - log(1 - s_d)] with s = alpha + (1 - 2 alpha) x.
 
@@ -31,7 +32,9 @@ class Logit(Transform):
         return z, self.log_det(z)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map the real line to the unit interval; noise outside the logit's range lands outside it."""
+        """Map the real line to the unit interval; noise outside the logit's range lands outside
+        it.
+        """
         return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -self.log_det(z)
 
     def log_det(self, z: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from .base import Transform
 class BatchNorm(Transform):
     """``z = exp(g) (x - mean) / sqrt(var + eps) + b``; log_det = sum_d (g - log(var + eps) / 2).
 
-    Training takes mean and variance (ddof 0) from the minibatch; evaluation and sampling take those of the
-    whole training set, which ``calibrate`` measures (Papamakarios et al. 2017, section 3.3 and authors' code).
-    A density in training mode is not a density of single points.
+    Training takes mean and variance (ddof 0) from the minibatch; evaluation and sampling take
+    those of the whole training set, which ``calibrate`` measures (Papamakarios et al. 2017,
+    section 3.3 and authors' code). A density in training mode is not a density of single points.
     """
 
     mean: Tensor

@@ -37,5 +37,7 @@ class Permute(Transform):
 
 
 def alternate(features: int) -> list[int]:
-    """The even dimensions, then the odd ones: the order that makes of alternate halves contiguous ones."""
+    """The even dimensions, then the odd ones: the order that makes of alternate halves contiguous
+    ones.
+    """
     return [*range(0, features, 2), *range(1, features, 2)]

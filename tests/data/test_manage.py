@@ -130,7 +130,7 @@ def test_prepare_without_an_address_says_what_to_do(
 ) -> None:
     by_hand = Source(files=("miniboone/data.npy",), about="rows")
     monkeypatch.setitem(DATA, "miniboone", replace(small, sources=(by_hand,)))
-    with pytest.raises(MissingDataError, match="put one of these there by hand"):
+    with pytest.raises(MissingDataError, match="be put there by hand"):
         prepare("miniboone", tmp_path, progress=False)
     with pytest.raises(MissingDataError, match="by hand"):
         prepare("miniboone", tmp_path, source="miniboone/data.npy", progress=False)

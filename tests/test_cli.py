@@ -1,0 +1,247 @@
+"""The command line: what it says, what it exits with, and that mistakes cost one line."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from harness import GAUSSIAN, MAF, begin, changed, command, comparable, exit_code, write_table
+
+from nfbench import checkpoint, record
+from nfbench.cli import main
+from nfbench.config import load
+from nfbench.run import run
+
+# Long enough to be met in the middle; a validation says when.
+LONG = changed(
+    MAF,
+    flow={"layers": 1, "batch_norm": False},
+    training={"max_steps": 2000, "validate_every": 500, "chunk": 20},
+)
+ENDLESS = changed(LONG, training={"max_steps": 10**6, "validate_every": 10**6})
+Nfbench = Callable[..., Result]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = {"maf": MAF | {"cells": {"pinwheel": {}, "power": {}}}, "gaussian": GAUSSIAN}
+    write_table(tmp_path, **rows, long=LONG, endless=ENDLESS)
+    monkeypatch.setenv("NFBENCH_ROOT", str(tmp_path))
+    monkeypatch.setenv("NFBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+@pytest.fixture
+def nfbench(root: Path) -> Nfbench:
+    return lambda *arguments: CliRunner().invoke(main, list(arguments))
+
+
+def wait_for(text: str, file: Path, seconds: float = 60.0) -> str:
+    """What a file holds once a text is in it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if file.exists() and text in (content := file.read_text()):
+            return content
+        time.sleep(0.02)
+    raise TimeoutError(f"{text!r} is not in {file}: {file.exists() and file.read_text()}")
+
+
+def test_help_takes_less_than_half_a_second_and_no_torch() -> None:
+    program = "import sys; from nfbench.cli import main\ntry: main(['--help'])\nfinally: "
+    program += "print(sorted({'torch', 'pytorch_lightning', 'numpy'} & set(sys.modules)))"
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.stdout.splitlines()[-1] == "[]"
+    assert min(costs) < 0.5
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_explains_itself(name: str, nfbench: Nfbench) -> None:
+    shown = nfbench(name, "--help")
+    assert shown.exit_code == 0
+    assert main.commands[name].get_short_help_str() in " ".join(shown.output.split())
+
+
+RUN = ("run", "tiny/maf", "pinwheel")
+MISTAKES = [
+    (("run", "maff", "pinwheel"), "unknown row 'maff'; did you mean 'maf'?"),
+    (("run", "tiny/maff", "pinwheel"), "unknown row 'maff' of tiny; did you mean 'maf'?"),
+    (("run", "tinny/maf", "pinwheel"), "unknown table 'tinny'; did you mean 'tiny'?"),
+    (("run", "tiny/maf", "pinwhel"), "unknown cell 'pinwhel' of tiny/maf; did you mean 'pinwheel'"),
+    ((*RUN, "data.name=moon"), "unknown data 'moon'; did you mean 'moons'?"),
+    ((*RUN, "flow.name=mef"), "unknown flow 'mef'; did you mean 'maf'?"),
+    ((*RUN, "flow.layer=3"), "command line: flow.layer: unknown key; did you mean 'layers'?"),
+    ((*RUN, "flw.layers=3"), "command line: flw: unknown key; did you mean 'flow'?"),
+    ((*RUN, "flow.layers=five"), "command line: flow.layers: expected int, got 'five'"),
+    ((*RUN, "flow.layers"), "expected section.key=value"),
+    ((*RUN, "layers=3"), "expected section.key=value"),
+    ((*RUN, "flow.scale=tahn"), "tahn"),
+    ((*RUN, "training.optimizer=sgd"), "training.optimizer: expected one of adam"),
+    ((*RUN, "training.objective=luck"), "training.objective: expected one of maximum_likelihood"),
+    ((*RUN, "training.max_steps=null"), "nothing ends the training"),
+    ((*RUN, "training.validate_every=0"), "training.validate_every: expected a positive number"),
+    ((*RUN, "preprocess.dequantize=uniform"), "preprocess.dequantize: continuous data need 'none'"),
+    ((*RUN, "data.batch_size=50001"), "data.batch_size: expected 1 to 50000 rows, got 50001"),
+    ((*RUN, "data.batch_size=0"), "data.batch_size: expected 1 to 50000 rows, got 0"),
+    ((*RUN, "--device", "tpu"), "device: expected auto or one of cpu"),
+    ((*RUN, "--seed=-1"), "seed: expected a non-negative integer, got -1"),
+    (("table",), "table: expected a name or --all (tables: tiny)"),
+    (("table", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
+    (("reproduce", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
+    (("reproduce", "tiny", "--row", "maff"), "unknown row 'maff' of tiny; did you mean 'maf'?"),
+    (("reproduce", "tiny", "--cell", "pinwhel"), "unknown cell 'pinwhel' of tiny"),
+    (("plot", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
+    (("plot", "tiny"), "run its cells first"),
+    (("data", "verify", "powr"), "unknown data set 'powr'; did you mean 'power'?"),
+    (("data", "prepare", "powr"), "unknown data set 'powr'; did you mean 'power'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=lambda a: " ".join(a)[:50])
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], words: str, nfbench: Nfbench, root: Path
+) -> None:
+    shown = nfbench(*arguments)
+    assert shown.exit_code == 2
+    (line,) = shown.output.splitlines()
+    assert line.startswith("nfbench: ")
+    assert words in line
+    assert not (root / "results").exists()
+
+
+def test_a_missing_data_set_says_how_to_get_it(nfbench: Nfbench, root: Path) -> None:
+    shown = nfbench("run", "tiny/maf", "power")
+    assert shown.exit_code == 2
+    assert shown.output.startswith("nfbench: power: its files are not in the data root")
+    for words in ("Looked for, any of:", "To provide them:", str(root / "data"), "NFBENCH_DATA"):
+        assert words in shown.output
+    assert "Traceback" not in shown.output
+
+
+def test_a_run_with_overrides_leaves_the_results_alone(nfbench: Nfbench, root: Path) -> None:
+    shown = nfbench("run", "gaussian", "pinwheel", "data.seed=1", "--device", "cpu")
+    assert shown.exit_code == 0
+    assert not (root / "results").exists()
+    (path,) = (root / "runs").rglob("record.json")
+    assert record.read(path).overrides == ("data.seed=1",)
+    assert path.parent.name.startswith("0-")
+
+
+def test_a_run_says_what_it_found_and_is_not_run_twice(nfbench: Nfbench, root: Path) -> None:
+    arguments = ("run", "gaussian", "pinwheel", "--device", "cpu")
+    first, second = nfbench(*arguments), nfbench(*arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "wrote results/tiny/gaussian/pinwheel/0.json" in first.output
+    assert "finished already" in second.output
+    assert first.output.splitlines()[-2:] == second.output.splitlines()[-2:]
+    assert first.output.splitlines()[-1].startswith("test: -")
+    assert "nats from the truth" in first.output
+    assert "finished already" in (root / "runs/tiny/gaussian/pinwheel/0/log.txt").read_text()
+
+
+def test_a_table_is_checked_against_the_records(nfbench: Nfbench, root: Path) -> None:
+    assert nfbench("table", "tiny", "--check").exit_code == 2
+    assert nfbench("table", "tiny").exit_code == 0
+    assert nfbench("table", "tiny", "--check").exit_code == 0
+    assert nfbench("table", "--all", "--check").exit_code == 0
+    page = root / "results" / "tiny.md"
+    page.write_text(page.read_text().replace("missing", "reproduced"))
+    shown = nfbench("table", "tiny", "--check")
+    assert shown.exit_code == 2
+    assert "results/tiny.md is not what the records give" in shown.output
+    assert page.read_text().count("reproduced")
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
+def test_a_table_has_four_forms(form: str, nfbench: Nfbench) -> None:
+    shown = nfbench("table", "tiny", "--format", form)
+    assert shown.exit_code == 0
+    assert "gaussian" in shown.output
+
+
+def test_a_crash_is_told_with_where_its_files_are(
+    nfbench: Nfbench, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("nfbench.run.execute", crash)
+    shown = nfbench("run", "gaussian", "pinwheel")
+    assert shown.exit_code == 1
+    assert "the run crashed" in shown.output
+    assert "no space left" in (root / "runs/tiny/gaussian/pinwheel/0/log.txt").read_text()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_names_the_command_that_goes_on(root: Path) -> None:
+    folder = root / "runs" / "tiny" / "long" / "pinwheel" / "0"
+    words = ["nfbench", "run", "tiny/long", "pinwheel", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True)
+    wait_for("step 500", folder / "log.txt")
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in shown
+    line = shown.splitlines()[-1]
+    assert "stopped by SIGINT at step" in line
+    assert "nfbench run tiny/long pinwheel --seed 0" in line
+    step = checkpoint.load(folder / "last.pt")["step"]
+    assert 500 <= step < 2000
+    assert_the_same_record_as_uncut(root, step)
+
+
+def test_a_termination_leaves_a_checkpoint(root: Path, tmp_path: Path) -> None:
+    folder, output = root / "runs" / "tiny" / "long" / "pinwheel" / "0", tmp_path / "output.txt"
+    process = begin(command, root, ["run", "tiny/long", "pinwheel", "--device", "cpu"], output)
+    wait_for("step 500", output)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    assert exit_code(process) == 130
+    assert "stopped by SIGTERM at step" in output.read_text()
+    assert_the_same_record_as_uncut(root, checkpoint.load(folder / "last.pt")["step"])
+
+
+def assert_the_same_record_as_uncut(root: Path, step: int) -> None:
+    shown = CliRunner().invoke(main, ["run", "tiny/long", "pinwheel", "--device", "cpu"])
+    assert shown.exit_code == 0
+    assert f"going on from step {step} " in shown.output
+    uncut = write_table(root / "uncut", long=LONG)
+    whole = run(load("tiny/long", "pinwheel", root=uncut), root=uncut, device="cpu")
+    found = record.read(root / "results" / "tiny" / "long" / "pinwheel" / "0.json")
+    assert comparable(found) == comparable(whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    override = "training.chunk=1000000"
+    arguments = ["run", "tiny/endless", "pinwheel", override, "--device", "cpu"]
+    process = begin(command, root, arguments, output)
+    (log,) = (root / "runs" / "tiny" / "endless" / "pinwheel").glob("*/log.txt") or [None]
+    assert log
+
+
+def test_a_second_process_on_a_cell_is_one_line(
+    root: Path, tmp_path: Path, nfbench: Nfbench
+) -> None:
+    output = tmp_path / "output.txt"
+    arguments = ["run", "tiny/endless", "pinwheel", "--device", "cpu"]
+    process = begin(command, root, arguments, output)
+    lock = root / "runs" / "tiny" / "endless" / "pinwheel" / "0" / "run.lock"
+    while not lock.exists():
+        time.sleep(0.02)
+    shown = nfbench(*arguments)
+    process.kill()
+    assert exit_code(process) == -signal.SIGKILL
+    assert shown.exit_code == 2
+    (line,) = shown.output.splitlines()
+    assert line.endswith("pinwheel/0: another process is running this cell")

@@ -1,0 +1,177 @@
+"""From integers to what a flow sees: every correction is carried by log_prob, none is added afterwards."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import close, randomize
+from torch import Tensor
+
+from nfbench.build import preprocessing
+from nfbench.config import Preprocess
+from nfbench.data.dataset import Dataset, Splits
+from nfbench.distributions.base import StandardNormal, Uniform
+from nfbench.flows import FLOWS
+from nfbench.flows.flow import Flow
+from nfbench.metrics import bits_per_dim, summarize
+from nfbench.transforms.base import Compose
+from nfbench.transforms.dequantize import Dequantize
+from nfbench.transforms.logit import Logit
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SHAPE = (1, 4, 4)
+D = math.prod(SHAPE)
+
+
+def images(levels: int = 256, n: int = 20) -> Tensor:
+    """Random images, of which the first is black and the second white."""
+    x = torch.randint(levels, (n, *SHAPE), dtype=torch.uint8)
+    x[0], x[1] = 0, levels - 1
+    return x
+
+
+def uniform_noise(shape: torch.Size, seed: int) -> Tensor:
+    """The noise that dequantization draws first after this seed."""
+    torch.manual_seed(seed)
+    return torch.rand(shape)
+
+
+@pytest.mark.parametrize("bits", [8, 5, 3, 1])
+def test_identity_flow_on_a_uniform_base_gives_exactly_as_many_bits_as_there_are(
+    bits: int,
+) -> None:
+    flow = Flow(Uniform(SHAPE), Dequantize(2**bits))
+    x = images(2**bits)
+    assert [bits_per_dim(nats, D) for nats in flow.log_prob(x).tolist()] == [bits] * len(x)
+    assert bits_per_dim(summarize(flow.log_prob(x)).mean, D) == bits
+
+
+def test_eight_bits_are_exact_in_float32_too() -> None:
+    flow = Flow(Uniform(SHAPE), Compose([Dequantize(256)])).float()
+    torch.set_default_dtype(torch.float32)
+    log_prob = flow.log_prob(images())
+    assert log_prob.dtype == torch.float32
+    assert bits_per_dim(summarize(log_prob).mean, D) == pytest.approx(8, rel=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_logit_bits_per_dim_follow_the_formula(alpha: float) -> None:
+    """``-ln p(y) / (D ln 2) - log2(1 - 2a) + 8 + mean(log2 s + log2(1 - s))`` (Papamakarios et al. 2017, E.2)."""
+    x = images()
+    flow = Flow(StandardNormal(SHAPE), Compose([Dequantize(256), Logit(alpha)]))
+    u = uniform_noise(x.shape, seed=5).numpy()
+    torch.manual_seed(5)
+    ours = [bits_per_dim(nats, D) for nats in flow.log_prob(x).tolist()]
+    s = alpha + (1 - 2 * alpha) * (x.numpy() + u) / 256
+    y = np.log(s) - np.log(1 - s)
+    log_normal = (-0.5 * y**2 - 0.5 * np.log(2 * np.pi)).reshape(len(x), D).sum(1)
+    corrections = (np.log2(s) + np.log2(1 - s)).reshape(len(x), D).mean(1)
+    expected = -log_normal / (D * np.log(2)) - np.log2(1 - 2 * alpha) + 8 + corrections
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_logit_nats_follow_the_formula(alpha: float) -> None:
+    """``ln p_V(v) = ln p_Y(y) + D ln(1 - 2a) - sum(ln s + ln(1 - s))``."""
+    v = torch.rand(9, D)
+    flow = Flow(StandardNormal((D,)), Logit(alpha))
+    s = alpha + (1 - 2 * alpha) * v
+    y = (s / (1 - s)).log()
+    log_det = D * math.log(1 - 2 * alpha) - (s.log() + (1 - s).log()).sum(1)
+    torch.testing.assert_close(
+        flow.log_prob(v), StandardNormal((D,)).log_prob(y) + log_det, rtol=1e-8, atol=1e-8
+    )
+
+
+def test_noise_is_fresh_and_stays_in_its_cell() -> None:
+    x = images()
+    dequantize = Dequantize(256).eval()
+    first, second = dequantize(x)[0], dequantize(x)[0]
+    assert not torch.equal(first, second)
+    for z in (first, second):
+        assert torch.equal((z * 256).floor(), x.double())
+        assert z.min() >= 0
+        assert z.max() < 1
+    noise = (torch.stack([dequantize(x)[0] for _ in range(100)]) * 256) % 1
+    assert noise.mean().item() == pytest.approx(0.5, abs=4 * (12 * noise.numel()) ** -0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_topmost_value_stays_below_one(dtype: torch.dtype) -> None:
+    z, _ = Dequantize(256)(torch.full((10_000, 64), 255, dtype=dtype))
+    assert z.dtype == dtype
+    assert z.max() < 1
+
+
+def test_dequantization_is_undone_by_rounding_down() -> None:
+    x = images()
+    dequantize = Dequantize(256)
+    z, log_det = dequantize(x)
+    again, log_det_back = dequantize.inverse(z)
+    assert torch.equal(again, x.double())
+    assert torch.equal(log_det, torch.full((len(x),), -D * math.log(256)))
+    assert torch.equal(log_det_back, -log_det)
+    assert dequantize.inverse(torch.tensor([[-0.1, 1.0, 2.0]]))[0].tolist() == [[0, 255, 255]]
+
+
+def test_dequantized_likelihood_is_called_a_lower_bound() -> None:
+    inner = Compose([Logit(0.05)])
+    assert inner.likelihood == "exact"
+    assert Compose([Dequantize(256), inner]).likelihood == "lower bound"
+    assert Flow(Uniform(SHAPE), Compose([Compose([Dequantize(4)])])).likelihood == "lower bound"
+
+
+def test_probabilities_of_all_integers_add_up_to_one() -> None:
+    """The mean over the noise of exp(log_prob) is the probability of an integer, whatever the flow."""
+    flow = FLOWS["made_mog"]([1], components=2, hidden=(4,)).after([Dequantize(16), Logit(0.05)])
+    randomize(flow)
+    with torch.no_grad():
+        probabilities = (
+            flow.log_prob(torch.arange(16).repeat(4000)[:, None]).exp().reshape(4000, 16)
+        )
+        error = probabilities.std(0).square().sum().sqrt().item() / math.sqrt(4000)
+        # What the flow gives to values that are no pixel's: outside the image of the logit.
+        step = 1e-3
+        ends = torch.arange(math.log(19), 30, step)[:, None] + step / 2
+        inner = Flow(flow.base, Compose([]))
+        outside = (inner.log_prob(ends).exp().sum() + inner.log_prob(-ends).exp().sum()) * step
+    assert error < 0.02
+    assert probabilities.mean(0).sum().item() + outside.item() == pytest.approx(
+        1, abs=4 * error + 1e-3
+    )
+
+
+class Pictures(Dataset):
+    """A discrete data set of which only the shape counts."""
+
+    def read(self, *_: object) -> Splits:
+        raise NotImplementedError
+
+
+def test_preprocessing_of_images_is_dequantization_then_logit_then_flattening() -> None:
+    pictures = Pictures(name="pictures", title="", event_shape=SHAPE, sizes=(1, 1, 1), levels=256)
+    parts = preprocessing(Preprocess(dequantize="uniform", logit=0.05), pictures)
+    flow = FLOWS["maf"](SHAPE, layers=2, hidden=(8,)).after(parts).eval()
+    x = images()
+    torch.manual_seed(2)
+    log_prob = flow.log_prob(x)
+    v = (x + uniform_noise(x.shape, seed=2)) / 256
+    s = 0.05 + 0.9 * v
+    y = (s / (1 - s)).log().flatten(1)
+    z, log_det = flow.transform.parts[-1](y)
+    correction = (math.log(0.9) - math.log(256) - s.log() - (1 - s).log()).flatten(1).sum(1)
+    close(log_prob, flow.base.log_prob(z) + log_det + correction)
+    assert flow.likelihood == "lower bound"
+    samples = flow.sample(5)
+    assert samples.shape == (5, *SHAPE)
+    assert torch.equal(samples, samples.round().clamp(0, 255))
+
+
+def test_calibration_passes_through_the_preprocessing() -> None:
+    flow = FLOWS["gaussian"]([D]).after([Dequantize(256), Logit(0.05)])
+    x = images(n=200).flatten(1)
+    flow.calibrate(x)
+    z, _ = flow.transform(x)
+    assert z.mean(0).abs().max() < 0.1
