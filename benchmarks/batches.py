@@ -1,4 +1,4 @@
-"""Batches of a data set in memory: gathers of whole chunks against a DataLoader, over whole epochs."""
+"""Batches of data in memory, whole epochs of them: chunked gathers against a DataLoader."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ BATCH, CHUNK = 100, 64
 
 
 def chunked(rows: Tensor) -> Callable[[], None]:
-    """Epoch after epoch as a run draws them: a fresh permutation, chunk by chunk, one minibatch after another."""
+    """Epoch after epoch as a run draws them: a fresh permutation, chunks, minibatches."""
     order = BatchOrder(len(rows), BATCH, seed=0)
     schedule = Schedule(
         order.steps_per_epoch, None, validate_every=order.steps_per_epoch, chunk=CHUNK

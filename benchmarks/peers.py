@@ -1,4 +1,4 @@
-"""The same flows built from other libraries, each in the direction in which its density is one pass.
+"""The same flows built from other libraries, in the direction whose density is one pass.
 
 Every library is imported only when its flow is built. What cannot match is in the remark.
 """
@@ -10,7 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from nfbench.flows import FLOWS
+from nfbench.flows.maf import maf
+from nfbench.flows.realnvp import realnvp
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Candidate:
 
 
 class ShiftAndScaleNets(nn.Module):
-    """Two MLPs, relu for the shift and tanh for the raw scale, put together as a library wants them."""
+    """Two MLPs, relu for the shift and tanh for the raw scale, joined as a library wants."""
 
     def __init__(
         self,
@@ -64,13 +65,13 @@ def stacked(shift: Tensor, scale: Tensor) -> Tensor:
 
 def nfbench_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
     """Half a log-precision as the log-scale, the input order turned round in the masks."""
-    flow = FLOWS["maf"]((features,), layers=layers, hidden=hidden, batch_norm=False)
+    flow = maf((features,), layers=layers, hidden=hidden, batch_norm=False)
     return Candidate(flow, flow.log_prob, flow.sample, "log-precision scale")
 
 
 def nfbench_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
     """Alternate dimensions as halves."""
-    flow = FLOWS["realnvp"]((features,), layers=layers, hidden=hidden, batch_norm=False)
+    flow = realnvp((features,), layers=layers, hidden=hidden, batch_norm=False)
     return Candidate(flow, flow.log_prob, flow.sample, "exp scale")
 
 
@@ -114,7 +115,7 @@ def nflows_flow(features: int, parts: Sequence[nn.Module], remark: str) -> Candi
 
 
 def normflows_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
-    """Its autoregressive layer generates in one pass; reversed, as here, its density is one pass instead."""
+    """Its autoregressive layer generates in one pass; reversed, its density is one pass."""
     from normflows import flows
 
     parts = []
@@ -123,7 +124,7 @@ def normflows_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidat
             features, hidden[0], num_blocks=len(hidden) - 1, use_residual_blocks=False
         )
         parts += [flows.base.Reverse(layer), flows.Permute(features, mode="shuffle")]
-    remark = "sigmoid scale; layers reversed, so that the density is one pass; no activation after the first layer"
+    remark = "sigmoid scale; layers reversed; no activation after the first linear layer"
     return normflows_flow(features, parts[:-1], remark)
 
 
@@ -180,7 +181,7 @@ def zuko_realnvp(features: int, layers: int, hidden: Sequence[int]) -> Candidate
 
 
 def pyro_maf(features: int, layers: int, hidden: Sequence[int]) -> Candidate:
-    """Its transforms map data to noise here, so that the density is one pass and its cache serves the log-det."""
+    """Its transforms map data to noise here: one pass for a density, log-det from the cache."""
     from pyro.distributions.transforms import AffineAutoregressive
     from pyro.nn import AutoRegressiveNN
 

@@ -1,4 +1,4 @@
-"""Sampling a MAF: the incremental inverse against full passes of the same model and against other libraries."""
+"""Sampling a MAF: the incremental inverse against D full passes and other libraries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,8 @@ class Workload:
     @property
     def title(self) -> str:
         """What it is, in words."""
-        return f"MAF ({self.layers}), 2x{self.hidden[0]}, D = {self.features}, {self.samples:,} samples"
+        network = f"MAF ({self.layers}), 2x{self.hidden[0]}"
+        return f"{network}, D = {self.features}, {self.samples:,} samples"
 
 
 WORKLOADS = (
@@ -59,7 +60,7 @@ def by_full_passes(flow: Flow, z: Tensor) -> Tensor:
 
 
 def disagreement(flow: Flow, z: Tensor) -> float:
-    """The largest difference between the two inverses, relative to the largest value of its row."""
+    """The largest difference between the two inverses, relative to the largest of its row."""
     ours, plain = flow.transform.inverse(z)[0], by_full_passes(flow, z)
     return ((ours - plain).abs().amax(1) / plain.abs().amax(1)).max().item()
 
@@ -92,11 +93,11 @@ def verify(workload: Workload, flow: Flow) -> str:
         raise ValueError(f"inverse: expected agreement to {TOLERANCE}, got {single:.1e}")
     if (density, plain) != (n_layers, n_layers * workload.features):
         raise ValueError(
-            f"passes: expected {n_layers} for a density, got {density} (and {plain} for full passes)"
+            f"passes: expected {n_layers} for a density, got {density} (full passes: {plain})"
         )
     return (
-        f"The two inverses agree to {double:.0e} (float64) and {single:.0e} (float32), relative. A density runs "
-        f"{density} networks once each; the full passes run {plain}."
+        f"The two inverses agree to {single:.0e} in float32, {double:.0e} in float64, relative. "
+        f"A density runs {density} networks once each; the full passes run {plain}."
     )
 
 

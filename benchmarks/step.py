@@ -18,7 +18,7 @@ from nfbench.callbacks import Checkpoints
 from nfbench.data.base import BatchOrder, DataModule
 from nfbench.data.dataset import Dataset, Splits
 from nfbench.flat import flatten, tie_gradients
-from nfbench.flows import FLOWS
+from nfbench.flows.maf import maf
 from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
 from nfbench.run import quiet_lightning, train
@@ -49,12 +49,12 @@ class Noise(Dataset):
 
 def model() -> nn.Module:
     """The MAF (5) of the comparison."""
-    return FLOWS["maf"]((POWER[1],), layers=5, hidden=(100, 100), batch_norm=False)
+    return maf((POWER[1],), layers=5, hidden=(100, 100), batch_norm=False)
 
 
 @dataclass
 class Harness:
-    """Fits as a run makes them: the Trainer, the DataModule, checkpoints, the curve and the log."""
+    """Fits as a run makes them: Trainer, DataModule, checkpoints, curve and log."""
 
     data: DataModule
     chunk: int
@@ -97,7 +97,7 @@ def bare(data: DataModule, *, flat: bool) -> Callable[[int], None]:
 
 
 def per_step(fit: Callable[[int], None], steps: int) -> float:
-    """CPU seconds of a step: those of a long fit less those of a short one, over the steps between."""
+    """CPU seconds of a step: a long fit less a short one, over the steps between."""
     seconds = []
     for n in (SET_UP_STEPS, SET_UP_STEPS + steps):
         gc.collect()
@@ -136,12 +136,12 @@ def compare(quick: bool) -> list[Comparison]:
         {
             listed: "index_select, fused Adam over the parameters, the rate set once, no checks",
             flat: "the same with all parameters laid out in one vector",
-            ours: "run.train: Trainer, DataModule, checkpoints, curve; the rate set and the loss kept each step",
+            ours: "run.train: Trainer, DataModule, callbacks; sets the rate, keeps the losses",
             one: "the same, with the Trainer seeing every step",
         },
     )
     over = {name: result.ratio(ours, name) - 1 for name in (listed, flat)}
-    text = f"within 10 % of the bare loops ({over[listed]:+.1%} and, with one vector, {over[flat]:+.1%})"
+    text = f"within 10 % of the bare loops ({over[listed]:+.1%}; one vector {over[flat]:+.1%})"
     return [replace(result, target=verdict(text, max(over.values()) <= 0.10))]
 
 

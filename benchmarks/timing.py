@@ -1,4 +1,4 @@
-"""Interleaved timing by process CPU time, and the table and record of it that every benchmark leaves."""
+"""Interleaved timing by process CPU time, and what every benchmark leaves: a table, a record."""
 
 import gc
 import json
@@ -114,7 +114,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """CPU seconds of each call, round after round: a burst of A, one of B, one of C, A again.
 
-    They are divided by ``work``, the units in one call. What else the machine does then falls on all of them alike, and the ratios within a round stay.
+    They are divided by ``work``, the units in one call. What else the machine does then falls on
+    all of them alike, and the ratios within a round stay.
     """
     repeats = {name: calibrate(call, pace.burst) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -159,7 +160,7 @@ def verdict(text: str, met: bool) -> str:
 
 
 def command(name: str, title: str, compare: Callable[[bool], list[Comparison]]) -> click.Command:
-    """The command line of a benchmark: measure, print, and write unless it is only a smoke test."""
+    """The command line of a benchmark: measure, print, and write unless it is a smoke test."""
 
     @click.command(help=title)
     @click.option(
@@ -184,8 +185,9 @@ def write(name: str, text: str, comparisons: Sequence[Comparison], about: dict[s
     RESULTS.mkdir(exist_ok=True)
     versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
     footer = (
-        f"CPU time of one process on {about['threads']} thread; median (quartiles) over interleaved bursts; ratios "
-        f"within a round. {about['machine']}, {about['cores']} cores, load {about['load']}; {versions}; "
+        f"CPU time of one process on {about['threads']} thread; median (quartiles) over "
+        f"interleaved bursts; ratios within a round. {about['machine']}, {about['cores']} cores, "
+        f"load {about['load']}; {versions}; "
         f"commit {about['git']}{' with changes' if about['dirty'] else ''}; {about['date']}."
     )
     (RESULTS / f"{name}.md").write_text(f"{text}\n\n{footer}\n")

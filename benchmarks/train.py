@@ -84,7 +84,7 @@ def batches(workload: Workload) -> Callable[[], Tensor]:
 def training(
     candidate: Candidate, draw: Callable[[], Tensor], *, flat: bool
 ) -> Callable[[], None]:
-    """A training step with fused Adam; ``flat`` over one vector, as the harness trains, otherwise over a list."""
+    """A training step with fused Adam over one vector, as the harness has it, or over a list."""
     parameters = [each for each in candidate.module.parameters() if each.requires_grad]
     trained = [flatten(parameters)] if flat else parameters
     optimizer = torch.optim.Adam(trained, lr=RATE, fused=True)
@@ -166,7 +166,7 @@ def judged(result: Comparison, workload: Workload) -> Comparison:
         return result
     fastest = min(workload.peers, key=result.ratio)
     ratio = result.ratio(OURS, fastest)
-    text = f"no slower than the fastest peer, {fastest} (ratio to it {ratio:.2f}; up to {TIE} is a tie)"
+    text = f"no slower than the fastest peer, {fastest} ({ratio:.2f} of it; to {TIE} is a tie)"
     return replace(result, target=verdict(text, ratio <= TIE))
 
 

@@ -98,8 +98,10 @@ def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
     )
 
 
-def build_module(experiment: Experiment, model: Flow, schedule: Schedule) -> DensityModule:
-    """The LightningModule that trains the model as the experiment says.
+def build_module(
+    experiment: Experiment, model: Flow, schedule: Schedule, *, compile: bool = False
+) -> DensityModule:
+    """The LightningModule that trains the model as the experiment says, compiled if asked to.
 
     Raises:
         UsageError: if there is no such objective or optimizer.
@@ -127,7 +129,7 @@ def build_module(experiment: Experiment, model: Flow, schedule: Schedule) -> Den
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
-            compile=training.compile,
+            compile=compile,
             seed=experiment.seed,
         )
     except ValueError as error:

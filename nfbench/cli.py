@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,32 @@ def main() -> None:
     """
 
 
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of how to compute; they change no setting of an experiment."""
+    options = (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+        click.option(
+            "--threads",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1),
+            help="CPU threads of a cell.",
+        ),
+        click.option(
+            "--compile", is_flag=True, help="Compile the training step; pays for long runs."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("row")
 @click.argument("cell")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, batches and noise.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads."
-)
+@machine_options
 @click.option(
     "--bar/--no-bar", default=None, help="Progress bar; by default where there is a terminal."
 )
@@ -66,6 +83,7 @@ def run(
     seed: int,
     device: str,
     threads: int,
+    compile: bool,
     bar: bool | None,
 ) -> None:
     """Train and test one cell of a table and write its record.
@@ -89,7 +107,9 @@ def run(
 
         try:
             show_bar = sys.stderr.isatty() if bar is None else bar
-            result = run_experiment(experiment, device=device, threads=threads, bar=show_bar)
+            result = run_experiment(
+                experiment, device=device, threads=threads, compile=compile, bar=show_bar
+            )
         except InterruptedRunError as stopped:
             log.warning(
                 "stopped by %s; to go on from there: %s", stopped, shlex.join(experiment.command)
@@ -117,14 +137,7 @@ def run(
     type=click.IntRange(1),
     help="Cells side by side; by default as many as cores allow, one on a GPU.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--threads",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="CPU threads of each cell.",
-)
+@machine_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
 def reproduce(
     table: str,
@@ -134,6 +147,7 @@ def reproduce(
     jobs: int | None,
     device: str,
     threads: int,
+    compile: bool,
     dry_run: bool,
 ) -> None:
     """Run what is missing of a table, then render it.
@@ -152,6 +166,7 @@ def reproduce(
         jobs=jobs,
         device=device,
         threads=threads,
+        compile=compile,
         dry_run=dry_run,
     )
     sys.exit(0 if good else FAILED)

@@ -59,7 +59,6 @@ class Training:
     clip_norm: float | None = None
     ema_decay: float | None = None
     chunk: int = 64
-    compile: bool = False
     eval_batch_size: int = 8192
 
 

@@ -77,6 +77,7 @@ class DensityModule(pl.LightningModule):
             )
         self.automatic_optimization = False
         self.model, self.schedule, self.selection = model, schedule, selection
+        self.compiled = compile
         self.objective = torch.compile(objective, dynamic=False) if compile else objective
         self.optimizer_name, self.adam_eps, self.weight_decay = optimizer, adam_eps, weight_decay
         self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed

@@ -14,6 +14,7 @@ import torch
 
 from nfbench import __version__
 from nfbench.config import Experiment
+from nfbench.module import DensityModule
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy")
 # What a result depends on; a rewritten table or note does not make it dirty.
@@ -67,17 +68,18 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def describe(
-    experiment: Experiment, device: torch.device, started: datetime, seconds: float
+    experiment: Experiment, module: DensityModule, started: datetime, seconds: float
 ) -> dict[str, Any]:
     """The section of a record on how it was made, less the commit."""
     return {
         "versions": versions(),
-        "device": device_name(device),
+        "device": device_name(module.device),
         "precision": "float32",
         "world_size": 1,
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak_memory_bytes(module.device),
+        "compiled": module.compiled,
         "command": shlex.join(experiment.command),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

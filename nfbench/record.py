@@ -29,7 +29,7 @@ KEYS = {
     "model": "n_parameters best_step steps stop_reason",
     "data": "name source n_train n_val n_test fingerprint",
     "provenance": "git dirty versions device precision world_size threads seconds"
-    " peak_memory_bytes command started finished",
+    " compiled peak_memory_bytes command started finished",
     "failure": "kind step batch message checkpoint",
 }
 

@@ -34,6 +34,7 @@ def run(
     root: Path | None = None,
     device: str = "auto",
     threads: int = 1,
+    compile: bool = False,
     bar: bool = False,
 ) -> Record:
     """Train, select, test and write the record of one cell; go on from its last checkpoint.
@@ -55,7 +56,8 @@ def run(
             if path.exists() and (found := record.read(path)).status == "done":
                 log.info("%s: finished already", path.relative_to(root))
                 return found
-            result = execute(experiment, root, torch_device(device), threads, bar)
+            torch.set_num_threads(threads)
+            result = execute(experiment, root, torch_device(device), compile, bar)
             log.info("wrote %s", record.write(result, root).relative_to(root))
             return result
     except Timeout:
@@ -63,10 +65,9 @@ def run(
 
 
 def execute(
-    experiment: Experiment, root: Path, device: torch.device, threads: int, bar: bool
+    experiment: Experiment, root: Path, device: torch.device, compile: bool, bar: bool
 ) -> Record:
     """Build, train and evaluate; the record of it."""
-    torch.set_num_threads(threads)
     quiet_lightning()
     sources = provenance.commit(root)
     started, clock = datetime.now(UTC), time.monotonic()
@@ -74,7 +75,8 @@ def execute(
     data.setup()
     data.to(device)
     schedule = build_schedule(experiment, data.order.steps_per_epoch)
-    module = build_module(experiment, build_model(experiment, data.dataset), schedule).to(device)
+    model = build_model(experiment, data.dataset)
+    module = build_module(experiment, model, schedule, compile=compile).to(device)
     checkpoints = Checkpoints(record.run_dir(experiment, root), experiment.hash)
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
@@ -95,7 +97,7 @@ def execute(
         speed={},
         model=describe_model(module, failed=failure is not None),
         data=data.describe(),
-        provenance=sources | provenance.describe(experiment, device, started, seconds),
+        provenance=sources | provenance.describe(experiment, module, started, seconds),
         failure=failure,
     )
 

@@ -1,6 +1,7 @@
 """Our layers in the conventions of other libraries, for test_peers.py.
 
-Each peer is given a network that calls ours and restates shift m and factor exp(s) in the peer's own parameters.
+Each peer is given a network that calls ours and restates shift m and factor exp(s) in the
+peer's own parameters.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def inverse_softplus(y: Tensor) -> Tensor:
 
 
 class Restated(nn.Module):
-    """A network for a peer: what ``restate`` makes of our conditioner's shift m and factor exp(s)."""
+    """A network for a peer: what ``restate`` makes of our net's shift m and factor exp(s)."""
 
     def __init__(
         self, net: nn.Module, scale: str, restate: Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +95,7 @@ def zuko_affine(shift: Tensor, factor: Tensor) -> zuko.transforms.Transform:
 
 
 class OnMasked(nn.Module):
-    """One of the two outputs of a coupling's network, spread over all dimensions of a masked input."""
+    """One of the two outputs of a coupling's net, spread over all dimensions."""
 
     def __init__(self, ours: Coupling, read: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import functools
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -72,7 +73,8 @@ def changed(row: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, 
 def write_table(root: Path, **rows: Mapping[str, Any]) -> Path:
     """Write experiments/tiny with these rows below ``root``; return the root."""
     folder = root / "experiments" / "tiny"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     cells = dict.fromkeys(cell for row in rows.values() for cell in row["cells"])
     head = TABLE | {"rows": list(rows), "columns": {cell: cell.upper() for cell in cells}}
     for name, content in {"table": head, **rows}.items():

@@ -199,7 +199,7 @@ def test_realnvp_agrees_with_normflows(scale: str) -> None:
 
 
 def test_inverse_autoregressive_agrees_with_normflows() -> None:
-    """Its MAF conditions on the noise: factor = sigmoid(first + 2) + 1e-3, x = factor z + second."""
+    """Its MAF conditions on noise: factor = sigmoid(first + 2) + 1e-3, x = factor z + second."""
     inner = autoregressive("sigmoid")
 
     def parameters(shift: Tensor, factor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From integers to what a flow sees: every correction is carried by log_prob, none is added afterwards."""
+"""From integers to what a flow sees: log_prob carries every correction, none is added later."""
 
 import math
 
@@ -58,7 +58,10 @@ def test_eight_bits_are_exact_in_float32_too() -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, 1e-6])
 def test_logit_bits_per_dim_follow_the_formula(alpha: float) -> None:
-    """``-ln p(y) / (D ln 2) - log2(1 - 2a) + 8 + mean(log2 s + log2(1 - s))`` (Papamakarios et al. 2017, E.2)."""
+    """``-ln p(y) / (D ln 2) - log2(1 - 2a) + 8 + mean(log2 s + log2(1 - s))``.
+
+    The bits per pixel of Papamakarios et al. 2017, supplement.
+    """
     x = images()
     flow = Flow(StandardNormal(SHAPE), Compose([Dequantize(256), Logit(alpha)]))
     u = uniform_noise(x.shape, seed=5).numpy()
@@ -124,7 +127,7 @@ def test_dequantized_likelihood_is_called_a_lower_bound() -> None:
 
 
 def test_probabilities_of_all_integers_add_up_to_one() -> None:
-    """The mean over the noise of exp(log_prob) is the probability of an integer, whatever the flow."""
+    """The mean over the noise of exp(log_prob) is the probability of an integer."""
     flow = FLOWS["made_mog"]([1], components=2, hidden=(4,)).after([Dequantize(16), Logit(0.05)])
     randomize(flow)
     with torch.no_grad():

@@ -210,17 +210,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         go(tmp_path, "maf")
 
 
-class Stop:
-    """Sends this process a signal at a training step."""
+def strike(monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, *steps: int) -> None:
+    """Send this process a signal at some training steps."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, sent: signal.Signals) -> None:
-        def optimize(module: DensityModule, *rest: Any) -> Tensor:
-            if module.step == at:
-                os.kill(os.getpid(), sent)
-            return original(module, *rest)
+    def optimize(module: DensityModule, *rest: Any) -> Tensor:
+        if module.step in steps:
+            os.kill(os.getpid(), sent)
+        return original(module, *rest)
 
-        original = DensityModule.optimize
-        monkeypatch.setattr(DensityModule, "optimize", optimize)
+    original = DensityModule.optimize
+    monkeypatch.setattr(DensityModule, "optimize", optimize)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -231,10 +230,20 @@ def test_a_signal_stops_at_the_next_chunk_end_and_leaves_the_handlers_as_they_we
     write_table(tmp_path, maf=MAF)
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        Stop(patch, at, sent)
+        strike(patch, sent, at)
         with pytest.raises(InterruptedRunError, match=f"{sent.name} at step {saved}"):
             go(tmp_path, "maf")
     assert checkpoint.load(directory(tmp_path, "maf") / "last.pt")["step"] == saved
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path, maf=changed(MAF, training={"chunk": 20}))
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    strike(monkeypatch, signal.SIGINT, 4, 9)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        go(tmp_path, "maf")
+    assert not (directory(tmp_path, "maf") / "last.pt").exists()
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -27,6 +27,7 @@ def reproduce(
     jobs: int | None = None,
     device: str = "auto",
     threads: int = 1,
+    compile: bool = False,
     dry_run: bool = False,
     root: Path | None = None,
 ) -> bool:
@@ -54,6 +55,7 @@ def reproduce(
     if dry_run:
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
+    options += ["--compile"] * compile
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)
     return report(console, outcomes, [job for job in planned if job.state == FAILED])
@@ -92,7 +94,9 @@ def show_plan(
             f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end"
         )
     for name in sorted(absent):
-        console.print(f"left out: data set {name} is {status(name).state}; what provides it is said by")
+        console.print(
+            f"left out: data set {name} is {status(name).state}; what provides it is said by"
+        )
         console.print(f"    nfbench data verify {name}", soft_wrap=True)
 
 

@@ -1,0 +1,238 @@
+"""The walls of the house: which way imports point, where torch stays out, and how long a page is."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import nfbench
+from nfbench.build import build_model, build_module, build_schedule
+from nfbench.catalog import load_table, table_names
+from nfbench.config import load
+from nfbench.data import DATA
+from nfbench.flat import tie_gradients
+from nfbench.flows import FLOWS
+from nfbench.launch.estimate import one_step, random_rows
+
+PACKAGE = Path(nfbench.__file__).parent
+ROOT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in FILES}
+MAX_FILE, MAX_FUNCTION = 300, 60
+BATCH, STEPS = 8, 2
+
+# Who may import whom; a name covers a module or a folder. Each imports only from above itself,
+# so that imports point one way.
+TORCH_FREE = {
+    "": "",
+    "errors": "",
+    "seeds": "",
+    "signatures": "",
+    "selection": "",
+    "schedule": "errors",
+    "settings": "errors",
+    "record": "errors",
+    "catalog": "errors record settings",
+    "config": "catalog errors record settings signatures",
+    "data": "errors",
+    "verdict": "catalog config errors record settings",
+    "tables": "catalog config data errors record verdict",
+    "plots": "catalog config record",
+    "launch.plan": "catalog config errors record settings",
+    "launch.local": "launch.plan",
+}
+TORCH = {
+    "flat": "",
+    "metrics": "",
+    "density": "",
+    "checkpoint": "errors",
+    "nets": "",
+    "transforms": "nets",
+    "distributions": "nets",
+    "flows": "density distributions nets transforms",
+    "objectives": "density",
+    "data.base": "data errors schedule seeds",
+    "module": "density flat metrics objectives schedule seeds selection",
+    "callbacks": "checkpoint errors metrics module record",
+    "provenance": "config",
+    "pictures": "data.base density",
+    "evaluation": "data.base errors metrics module",
+    "build": "config data data.base density errors flows module objectives schedule selection"
+    " transforms",
+    "run": "build callbacks checkpoint config data.base errors evaluation metrics module pictures"
+    " provenance record",
+}
+LAZY = {  # What computes is imported by these when it is called for, and not before.
+    "launch.estimate": "build config data flat module",
+    "launch.reproduce": "data launch.estimate launch.local launch.plan plots record tables",
+    "launch": "",
+    "cli": "  callbacks catalog config data errors launch.reproduce plots record run tables",
+    "__main__": "cli",
+}
+ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}
+
+
+def dotted(path: str) -> str:
+    """data/base.py -> data.base."""
+    return path.removesuffix(".py").replace("/", ".").removesuffix("__init__").rstrip(".")
+
+
+def wing(module: str) -> str:
+    """The name in ALLOWED that covers a module: the longest there is."""
+    names = [module, module.partition(".")[0]]
+    return next((name for name in names if name in ALLOWED), module)
+
+
+def imported(path: str, tree: ast.Module) -> Iterator[str]:
+    """The package's modules that a file imports, wherever it does, without the package's name."""
+    folder = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = folder[: len(folder) - node.level + 1] if node.level else []
+            base = [*(["nfbench", *above] if node.level else []), *(node.module or "").split(".")]
+            names = [".".join([*filter(None, base), alias.name]) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "nfbench":
+                yield module_of(rest)
+
+
+def module_of(name: str) -> str:
+    """The module that holds a name: schedule.Schedule -> schedule."""
+    while name and not any(f in TREES for f in (f"{name.replace('.', '/')}{e}" for e in (".py", "/__init__.py"))):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def definitions(kind: type | tuple[type, ...]) -> Iterator[tuple[str, ast.AST]]:
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kind):
+                yield path, node
+
+
+def test_imports_point_one_way() -> None:
+    for position, (name, others) in enumerate(ALLOWED.items()):
+        assert others <= set(list(ALLOWED)[:position]), f"{name} is not below what it imports"
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_a_module_imports_only_what_it_may(path: str) -> None:
+    own = wing(dotted(path))
+    assert own in ALLOWED, f"{own}: say in this file what it may import"
+    found = {wing(module) for module in imported(path, TREES[path])} - {own, ""}
+    assert found <= ALLOWED[own]
+
+
+def test_every_wing_is_there() -> None:
+    assert {wing(dotted(path)) for path in TREES} == set(ALLOWED)
+
+
+def test_half_of_the_package_needs_no_torch() -> None:
+    modules = [dotted(path) for path in TREES]
+    free = [f"nfbench.{m}".rstrip(".") for m in modules if wing(m) in TORCH_FREE]
+    free += ["nfbench.cli", "nfbench.launch.reproduce"]
+    program = (
+        "import importlib, json, sys\n"
+        "for name in json.loads(sys.argv[1]): importlib.import_module(name)\n"
+        "print(sorted({'torch', 'pytorch_lightning', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(free)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(free) > 15
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_file_is_longer_than_a_few_pages() -> None:
+    lengths = {path: len((PACKAGE / path).read_text().splitlines()) for path in TREES}
+    assert {path: n for path, n in lengths.items() if n > MAX_FILE} == {}
+
+
+def test_no_function_is_longer_than_a_page() -> None:
+    functions = definitions((ast.FunctionDef, ast.AsyncFunctionDef))
+    lengths = {f"{path}:{f.name}": f.end_lineno - f.lineno + 1 for path, f in functions}
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION} == {}
+
+
+def test_nothing_is_printed_but_through_click_and_rich() -> None:
+    calls = [
+        f"{path}:{node.lineno}"
+        for path, node in definitions(ast.Call)
+        if isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert calls == []
+
+
+def test_no_exception_is_caught_blindly() -> None:
+    handlers = definitions(ast.ExceptHandler)
+    assert [f"{path}:{node.lineno}" for path, node in handlers if node.type is None] == []
+
+
+@pytest.mark.parametrize("word", ["TO" + "DO", "FIX" + "ME", "XX" + "X"])
+def test_nothing_is_left_for_later(word: str) -> None:
+    assert [path for path in TREES if word in (PACKAGE / path).read_text()] == []
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_what_others_may_use_says_what_it_is(path: str) -> None:
+    """Modules, public classes and functions, and public methods that no base class describes."""
+    missing = [] if ast.get_docstring(TREES[path]) else ["the module"]
+    for node in TREES[path].body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                missing.append(node.name)
+    assert missing == []
+
+
+def test_recipes_are_registered_under_their_own_names() -> None:
+    assert {name: recipe.__name__ for name, recipe in FLOWS.items()} == {n: n for n in FLOWS}
+    assert {name: dataset.name for name, dataset in DATA.items()} == {n: n for n in DATA}
+
+
+CELLS = [
+    (table, row, cell)
+    for table in table_names(ROOT)
+    for row in load_table(table, ROOT).rows
+    for cell in load_table(table, ROOT).cells(row)
+]
+
+
+def test_every_experiment_file_is_among_the_cells() -> None:
+    files = {p for p in (ROOT / "experiments").rglob("*.yaml") if p.name != "table.yaml"}
+    assert len(files) >= 13
+    assert {(path.parent.name, path.stem) for path in files} == {cell[:2] for cell in CELLS}
+
+
+@pytest.mark.parametrize(("table", "row", "cell"), CELLS, ids="/".join)
+def test_every_cell_builds_and_takes_two_steps(table: str, row: str, cell: str) -> None:
+    experiment = load(f"{table}/{row}", cell, root=ROOT)
+    dataset = DATA[experiment.data.name]
+    model = build_model(experiment, dataset)
+    module = build_module(experiment, model, build_schedule(experiment, 100))
+    torch.manual_seed(0)
+    rows = random_rows(dataset.event_shape, dataset.levels, max(BATCH, 2 * dataset.event_shape[0]))
+    if module.trained:
+        before = [parameter.detach().clone() for parameter in module.trained]
+        optimizer = module.configure_optimizers()
+        tie_gradients(module.weights, module.trained)
+        for _ in range(STEPS):
+            one_step(module, optimizer, rows[:BATCH])
+        assert any(not torch.equal(a, b) for a, b in zip(before, module.trained, strict=True))
+    if model.needs_calibration:
+        model.calibrate(rows)
+    values = model.eval().log_prob(rows)
+    assert values.shape == (len(rows),)
+    assert values.isfinite().all()
