@@ -72,7 +72,7 @@ def compare(quick: bool) -> list[Comparison]:
         "DataLoader(BatchSampler)": loop(lambda: iter(lists), n_batches),
         theirs: loop(lambda: iter(loader), n_batches),
     }
-    seconds = interleave(epochs, Pace.of(quick, 7, 0), work=n_batches)
+    seconds = interleave(epochs, Pace.of(quick, 5, 0), work=n_batches)
     result = Comparison(
         f"{len(rows):,} x {POWER[1]} float32, batch {BATCH}, whole epochs, per batch",
         theirs,

@@ -128,10 +128,11 @@ def interleave(
 
 def calibrate(call: Callable[[], object], burst: float) -> int:
     """How many calls fill a burst, found by trying one, then a burst: the warm-up."""
-    call()
     repeats = 1
-    for _ in range(2 if burst else 0):
+    for _ in range(3):
         repeats = max(1, round(burst / max(cpu_seconds(call, repeats), 1e-7)))
+        if repeats == 1:
+            break
     return repeats
 
 

@@ -2,11 +2,9 @@
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +21,7 @@ from rich.progress import (
 from nfbench import checkpoint
 from nfbench.errors import UsageError
 from nfbench.record import write_atomic
+from nfbench.signals import InterruptedRunError, StopRequest
 
 from .module import DensityModule
 
@@ -30,30 +29,17 @@ log = logging.getLogger("nfbench")
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
-class InterruptedRunError(RuntimeError):
-    """A run that was told to stop; it has left a checkpoint at ``step`` to go on from."""
-
-    def __init__(self, step: int, received: signal.Signals) -> None:
-        super().__init__(f"{received.name} at step {step}")
-        self.step, self.received = step, received
-
-
 class Checkpoints(pl.Callback):
     """Keeps ``last.pt`` (to resume from) and ``best.pt`` (the weights of the best validation).
 
     ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
-    asks the run to stop; a signal handler only sets a flag. A second Ctrl-C stops at once.
+    asks the run to stop.
     """
 
-    def __init__(self, directory: Path, settings: str) -> None:
-        self.last, self.best, self.settings = (
-            directory / "last.pt",
-            directory / "best.pt",
-            settings,
-        )
+    def __init__(self, directory: Path, settings: str, stop: StopRequest) -> None:
+        self.last, self.best = directory / "last.pt", directory / "best.pt"
+        self.settings, self.stop = settings, stop
         self.seconds = 0.0  # of training before this process
-        self.received: signal.Signals | None = None
-        self.handlers: dict[signal.Signals, Any] = {}  # from before the training
 
     def resume(self, module: DensityModule) -> bool:
         """Load ``last.pt`` into the module, if there is one; tell whether there was.
@@ -66,8 +52,8 @@ class Checkpoints(pl.Callback):
         state = checkpoint.load(self.last)
         if state["settings"] != self.settings:
             raise UsageError(
-                f"{self.last}: expected a checkpoint of settings {self.settings}, got one of {state['settings']}: "
-                "the row has changed since; move its folder away to start afresh"
+                f"{self.last}: expected a checkpoint of settings {self.settings}, got one of "
+                f"{state['settings']}: the row has changed since; move its folder away"
             )
         module.model.load_state_dict(state["model"])
         module.average = state["average"]
@@ -77,17 +63,15 @@ class Checkpoints(pl.Callback):
         self.seconds = state["seconds"]
         return True
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remember the signal handlers, before Lightning puts in its own."""
-        self.handlers = {
-            received: signal.getsignal(received) for received in (signal.SIGINT, signal.SIGTERM)
-        }
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over."""
+        """Start the clocks; from here on signals wait for a chunk end."""
         self.started = self.saved = time.monotonic()
-        for received in self.handlers:
-            signal.signal(received, self.note)
+        self.stop.listen()
+        self.stop.deferred = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let signals through again."""
+        self.stop.deferred = False
 
     def on_train_batch_end(
         self,
@@ -101,7 +85,7 @@ class Checkpoints(pl.Callback):
         assert isinstance(pl_module, DensityModule)
         if pl_module.schedule.validates_at(pl_module.step):
             return
-        if self.received or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+        if self.stop.received or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
             self.save(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -122,8 +106,8 @@ class Checkpoints(pl.Callback):
         if torch.isfinite(module.weights).all():
             self.write(module)
         self.saved = time.monotonic()
-        if self.received:
-            raise InterruptedRunError(module.step, self.received)
+        if self.stop.received:
+            raise InterruptedRunError(self.stop.received, module.step)
 
     def write(self, module: DensityModule) -> None:
         """Write ``last.pt``."""
@@ -139,23 +123,6 @@ class Checkpoints(pl.Callback):
             "seconds": self.seconds + time.monotonic() - self.started,
         }
         checkpoint.save(self.last, state)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal until the next chunk end; let the next one through."""
-        self.received = signal.Signals(number)
-        signal.signal(number, self.handlers[self.received])
-        log.warning("%s received: stopping at the next chunk end", self.received.name)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for received, handler in self.handlers.items():
-            signal.signal(received, handler)
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Give the signals back: Lightning tears nothing down after an exception."""
-        self.teardown(trainer, pl_module, "fit")
 
 
 class Curve(pl.Callback):

@@ -1,18 +1,16 @@
 """The command line: parse, call, print. Torch is imported only by the commands that compute."""
 
-import contextlib
 import logging
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from nfbench import __version__
 from nfbench.errors import UsageError
+from nfbench.logs import logging_to
 
 log = logging.getLogger("nfbench")
 USAGE_ERROR, INTERRUPTED, FAILED = 2, 130, 1
@@ -99,11 +97,12 @@ def run(
     """
     from nfbench import record
     from nfbench.config import load
+    from nfbench.summary import summary
 
     experiment = load(row, cell, seed, overrides)
     with logging_to(record.run_dir(experiment) / "log.txt"):
-        from nfbench.callbacks import InterruptedRunError
         from nfbench.run import run as run_experiment
+        from nfbench.signals import InterruptedRunError
 
         try:
             show_bar = sys.stderr.isatty() if bar is None else bar
@@ -120,8 +119,7 @@ def run(
         except Exception:
             log.exception("the run crashed; what it saved is in %s", record.run_dir(experiment))
             sys.exit(FAILED)
-    for line in summary(result.metrics, result.failure):
-        click.echo(line)
+    click.echo("\n".join(summary(result)))
     sys.exit(FAILED if result.failure else 0)
 
 
@@ -288,58 +286,3 @@ def plot(table: str, seed: int) -> None:
             f"{table}: expected pictures of its runs in runs/{table}, got none; run its cells first"
         )
     click.echo(path)
-
-
-@contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send the log to the terminal, and to a file beside the run's checkpoints."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = []
-    # A launched run's own output already ends in this file.
-    if not is_stderr(path):
-        handlers.append(logging.FileHandler(path))
-    handlers.append(EchoHandler())
-    for handler in handlers:
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-        )
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-
-
-class EchoHandler(logging.Handler):
-    """Writes to what standard error is at the time, which a progress bar takes over for a while."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        click.echo(self.format(record), err=True)
-
-
-def is_stderr(path: Path) -> bool:
-    """Whether standard error is this file."""
-    try:
-        return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
-    except (OSError, ValueError):
-        return False
-
-
-def summary(metrics: dict[str, Any], failure: dict[str, Any] | None) -> Iterator[str]:
-    """The lines that a run ends with."""
-    if failure:
-        yield f"failed: {failure['message']}"
-        return
-    for split in ("val", "test"):
-        nats, se = metrics[f"{split}/log_likelihood"], metrics[f"{split}/log_likelihood_se"]
-        line = f"{split}: {nats:.4f} ± {2 * se:.4f} nats (2 standard errors, n = {metrics[f'{split}/n']})"
-        bits, gap = metrics[f"{split}/bits_per_dim"], metrics.get(f"{split}/kl")
-        if bits is not None:
-            line += f", {bits:.4f} bits/dim"
-        if gap is not None:
-            line += f", {gap:.4f} ± {2 * metrics[f'{split}/kl_se']:.4f} nats from the truth"
-        yield line

@@ -144,10 +144,10 @@ class DensityModule(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Evaluate the averaged weights, and the statistics of the whole training set."""
+        self.begin_evaluation(VALIDATION)
         self.swap_average()
         if self.model.needs_calibration:
             self.model.calibrate(self.trainer.datamodule.train)  # type: ignore[attr-defined]
-        self.begin_evaluation(VALIDATION)
 
     def on_test_start(self) -> None:
         """Start collecting log-likelihoods."""

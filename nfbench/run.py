@@ -24,6 +24,7 @@ from nfbench.metrics import bits_per_dim
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
 from nfbench.record import Record
+from nfbench.signals import StopRequest
 
 log = logging.getLogger("nfbench")
 
@@ -57,7 +58,8 @@ def run(
                 log.info("%s: finished already", path.relative_to(root))
                 return found
             torch.set_num_threads(threads)
-            result = execute(experiment, root, torch_device(device), compile, bar)
+            with StopRequest() as stop:
+                result = execute(experiment, root, torch_device(device), compile, bar, stop)
             log.info("wrote %s", record.write(result, root).relative_to(root))
             return result
     except Timeout:
@@ -65,7 +67,12 @@ def run(
 
 
 def execute(
-    experiment: Experiment, root: Path, device: torch.device, compile: bool, bar: bool
+    experiment: Experiment,
+    root: Path,
+    device: torch.device,
+    compile: bool,
+    bar: bool,
+    stop: StopRequest,
 ) -> Record:
     """Build, train and evaluate; the record of it."""
     quiet_lightning()
@@ -77,7 +84,7 @@ def execute(
     schedule = build_schedule(experiment, data.order.steps_per_epoch)
     model = build_model(experiment, data.dataset)
     module = build_module(experiment, model, schedule, compile=compile).to(device)
-    checkpoints = Checkpoints(record.run_dir(experiment, root), experiment.hash)
+    checkpoints = Checkpoints(record.run_dir(experiment, root), experiment.hash, stop)
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
     failure, metrics = None, Metrics()

@@ -32,6 +32,7 @@ from nfbench.record import Record
 from nfbench.run import run, trainer
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
+from nfbench.signals import StopRequest
 
 CPU = torch.device("cpu")
 TABLE = {
@@ -89,7 +90,7 @@ def comparable(record: Record) -> dict[str, Any]:
     return content
 
 
-# Processes that know torch already and are forked in milliseconds; a plain fork of the test's own
+# Processes that know torch already and start in milliseconds; a plain fork of the test's own
 # process could inherit the threads of a backward pass.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["nfbench.run"])
@@ -116,7 +117,7 @@ def command(root: Path, arguments: Sequence[str], output: Path) -> None:
 
 
 def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) -> None:
-    """Run a cell with a checkpoint at every chunk end; SIGKILL at call number ``count`` of a place.
+    """Run a cell with checkpoints at all chunk ends; SIGKILL at call number ``count`` of a place.
 
     A place is "module:attribute"; the call itself does not happen any more.
     """
@@ -197,6 +198,6 @@ def fit(
     data.setup()
     module = DensityModule(model, objective, schedule, selection or Selection(), **options)
     data.schedule, data.step = schedule, lambda: module.step
-    kept = [Checkpoints(directory, "settings")] if directory else []
+    kept = [Checkpoints(directory, "settings", StopRequest())] if directory else []
     trainer(CPU, [*kept, *watchers]).fit(module, datamodule=data)
     return module

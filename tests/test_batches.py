@@ -76,7 +76,7 @@ def test_the_ragged_end_of_an_epoch_is_dropped_and_is_others_each_time() -> None
 
 @pytest.mark.parametrize("batch_size", [11, 0, -1])
 def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int) -> None:
-    with pytest.raises(UsageError, match=f"data.batch_size: expected 1 to 10 rows, got {batch_size}"):
+    with pytest.raises(UsageError, match=f"batch_size: expected 1 to 10 rows, got {batch_size}"):
         BatchOrder(10, batch_size, 0)
 
 

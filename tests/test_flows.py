@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.nets.made import MADE
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.reshape import Flatten
 
@@ -229,6 +230,25 @@ def test_context_conditions_every_dimension(name: str, features: int, n_context:
     samples = flow.transform.inverse(x, context(2, n_context))[0]
     if list(flow.transform.parameters()):
         assert ((samples[0] - samples[1]).abs() > 1e-6).all()
+
+
+@pytest.mark.parametrize("n_layers", [2, 3])
+def test_maf_turns_the_order_round_at_each_layer_and_its_mixture_goes_on(n_layers: int) -> None:
+    flow = random_flow("maf_mog", 4, layers=n_layers)
+    made = [module for module in flow.transform.modules() if isinstance(module, MADE)]
+    orders = [net.order for net in [*made, flow.base.made]]
+    assert len(orders) == n_layers + 1
+    assert orders == [[0, 1, 2, 3][:: -1 if layer % 2 else 1] for layer in range(n_layers + 1)]
+
+
+def test_realnvp_maps_each_half_in_turn() -> None:
+    flow = random_flow("realnvp", 5, layers=2, batch_norm=False)
+    x = torch.randn(1, 5)
+    permute, first, second = flow.transform.parts
+    sorted_x = permute(x)[0]
+    assert torch.equal(sorted_x, x[:, [0, 2, 4, 1, 3]])
+    assert (first(sorted_x)[0] != sorted_x).tolist() == [[False] * 3 + [True] * 2]
+    assert (second(sorted_x)[0] != sorted_x).tolist() == [[True] * 3 + [False] * 2]
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_TWO_DIMENSIONS))

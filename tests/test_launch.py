@@ -94,13 +94,11 @@ def test_a_dry_run_shows_the_plan_and_its_cost_and_runs_nothing(
     assert sorted(path.name for path in root.iterdir()) == ["experiments"]
 
 
-def test_cells_without_their_data_are_left_out_and_named(
-    root: Path, reproduce: Reproduce
-) -> None:
+def test_cells_without_their_data_are_left_out_and_named(root: Path, reproduce: Reproduce) -> None:
     write_table(root, gaussian=GAUSSIAN | {"cells": {"power": {}, "pinwheel": {}}})
     shown = reproduce("--dry-run")
     assert "2 cells, 0 done, 1 to run" in shown.output
-    assert "nfbench data prepare power" in " ".join(shown.output.split())
+    assert "data set power is missing" in " ".join(shown.output.split())
 
 
 def test_a_cell_that_fails_or_crashes_stops_no_other_and_is_listed_at_the_end(
@@ -187,7 +185,9 @@ def test_jobs_run_in_order_so_many_at_a_time_and_a_failure_stops_none(
         on_end=lambda outcome: seen.append(f"{outcome.job.name} {outcome.exit_code}"),
     )
     names = [job.name for job in jobs]
-    assert {o.job.name: o.exit_code for o in outcomes} == dict(zip(names, (0, 3, 0, 0), strict=True))
+    assert {o.job.name: o.exit_code for o in outcomes} == dict(
+        zip(names, (0, 3, 0, 0), strict=True)
+    )
     assert [name for name in seen if name in names] == names
     assert seen.index(f"{names[1]} 3") < seen.index(names[2])
     assert scripts.most == 2

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from harness import DIVERGING, GAUSSIAN, MAF, changed, comparable, write_table
 from torch import Tensor, nn
 
 from nfbench import callbacks, checkpoint, objectives, record, tables
-from nfbench.callbacks import Curve, InterruptedRunError, ProgressBar, read_curve
+from nfbench.callbacks import Curve, ProgressBar, read_curve
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.errors import UsageError
@@ -24,6 +25,7 @@ from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
 from nfbench.record import Record
 from nfbench.run import run
+from nfbench.signals import InterruptedRunError
 
 # Steps so large that validation soon gets worse again.
 OVERSHOOTING = changed(MAF, training={"learning_rate": 0.3, "max_steps": None, "patience": 3})
@@ -31,9 +33,7 @@ DIGITS = changed(
     MAF,
     training={"max_steps": 10, "validate_every": 5},
     preprocess={"dequantize": "uniform", "logit": 0.05},
-    cells={"digits": {}},
-)
-DIGITS["cells"] = {"digits": {}}
+) | {"cells": {"digits": {}}}
 
 
 def go(root: Path, row: str, cell: str = "pinwheel", **options: Any) -> Record:
@@ -74,13 +74,16 @@ def test_a_record_tells_all_of_a_run_and_a_finished_cell_is_left_as_it_is(tmp_pa
 def test_the_test_is_of_the_best_weights_and_not_of_the_last(tmp_path: Path) -> None:
     write_table(tmp_path, maf=OVERSHOOTING)
     result = go(tmp_path, "maf")
-    curve = {line["step"]: line["val_log_likelihood"] for line in read_curve(directory(tmp_path, "maf") / "curve.jsonl")}
+    folder = directory(tmp_path, "maf")
+    lines = read_curve(folder / "curve.jsonl")
+    curve = {line["step"]: line["val_log_likelihood"] for line in lines}
     assert result.model["best_step"] == max(curve, key=curve.__getitem__)
     assert result.model["steps"] == result.model["best_step"] + 3 * 20
     assert result.model["stop_reason"] == "patience"
-    assert result.metrics["val/log_likelihood"] == max(curve.values()) > curve[result.model["steps"]]
-    values = np.load(directory(tmp_path, "maf") / "test_log_prob.npy")
-    assert values.mean(dtype=np.float64) == pytest.approx(result.metrics["test/log_likelihood"], abs=1e-6)
+    assert result.metrics["val/log_likelihood"] == max(curve.values())
+    assert max(curve.values()) > curve[result.model["steps"]]
+    mean = np.load(folder / "test_log_prob.npy").mean(dtype=np.float64)
+    assert mean == pytest.approx(result.metrics["test/log_likelihood"], abs=1e-6)
 
 
 def test_discrete_data_give_bits_per_dim_of_a_lower_bound(tmp_path: Path) -> None:
@@ -156,9 +159,9 @@ def test_weights_that_are_not_finite_are_never_the_last_good_checkpoint(
 
     write_table(tmp_path, maf=MAF)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_CHECKPOINTS", -math.inf)
-    plant(monkeypatch, 44, steep)
+    plant(monkeypatch, 45, steep)  # the last step before the chunk end at 46
     failed = go(tmp_path, "maf")
-    assert failed.failure["step"] == 45
+    assert failed.failure["step"] == 46
     last = checkpoint.load(directory(tmp_path, "maf") / "last.pt")
     assert last["step"] == 43
     assert all(value.isfinite().all() for value in last["model"].values())
@@ -181,8 +184,6 @@ def test_a_test_value_that_is_not_finite_is_a_failure(
 
 
 def test_a_second_process_on_a_cell_is_told_so(tmp_path: Path) -> None:
-    from filelock import FileLock
-
     write_table(tmp_path, gaussian=GAUSSIAN)
     directory(tmp_path, "gaussian").mkdir(parents=True)
     with FileLock(directory(tmp_path, "gaussian") / "run.lock"):
@@ -206,7 +207,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     write_table(tmp_path, maf=MAF)
     directory(tmp_path, "maf").mkdir(parents=True)
     (directory(tmp_path, "maf") / "last.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(UsageError, match=r"last\.pt: expected a checkpoint, got an unreadable file"):
+    with pytest.raises(UsageError, match=r"last\.pt: expected a checkpoint, got an unreadable"):
         go(tmp_path, "maf")
 
 
@@ -241,10 +242,26 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     write_table(tmp_path, maf=changed(MAF, training={"chunk": 20}))
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     strike(monkeypatch, signal.SIGINT, 4, 9)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(InterruptedRunError, match="SIGINT"):
         go(tmp_path, "maf")
     assert not (directory(tmp_path, "maf") / "last.pt").exists()
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_test_stops_at_once_and_the_run_goes_on_to_the_same_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    write_table(tmp_path, maf=MAF)
+
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), sent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nfbench.evaluation.likelihood_metrics", interrupted)
+        with pytest.raises(InterruptedRunError, match=sent.name):
+            go(tmp_path, "maf")
+    assert go(tmp_path, "maf").model["steps"] == MAF["training"]["max_steps"]
 
 
 @pytest.mark.parametrize("planted", [True, False])

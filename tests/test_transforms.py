@@ -28,7 +28,7 @@ from nfbench.transforms.elementwise import SCALES, Affine, Elementwise
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.normalize import BatchNorm
-from nfbench.transforms.permute import Permute, alternate
+from nfbench.transforms.permute import Permute
 from nfbench.transforms.reshape import Flatten
 from nfbench.transforms.whiten import Whiten
 
@@ -292,7 +292,3 @@ def test_bounded_scales_survive_extreme_rows(scale: str, build: Callable[..., Tr
     assert x_from.isfinite().all()
     assert log_det.abs().max() <= 5 * BOUND
     assert log_det_from.abs().max() <= 5 * BOUND
-
-
-def test_alternate_puts_even_dimensions_first() -> None:
-    assert Permute(alternate(5))(torch.arange(5.0)[None])[0].tolist() == [[0, 2, 4, 1, 3]]

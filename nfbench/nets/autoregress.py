@@ -105,6 +105,7 @@ def incremental(
         torch.empty_like(noise),
     )  # in the order of generation; in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
+    stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # what blocks add to
     given = None if made.context_weight is None else made.context_weight @ made.given(context).t()
     total = noise.new_zeros(n)
     activate = ACTIVATIONS[made.activation]
@@ -115,8 +116,12 @@ def incremental(
                 units = torch.addmm(step.biases[layer], step.weights[layer], below[:n_below])
                 if layer == 0 and given is not None:
                     units += given[new]
+                if stream is not None and layer % 2 == 0:
+                    units = stream[new].add_(units)
                 hidden[layer][new] = activate(units)
             below, n_below = hidden[layer], new.stop
+        if stream is not None:
+            below = stream
         parameters = torch.addmm(step.biases[-1], step.weights[-1], below[:n_below])  # (P, B)
         value, log_term = solve(parameters, noise[step.dimension])
         generated[n_generated] = x[step.dimension] = value

@@ -1,11 +1,24 @@
-"""Linear layers with an activation between them: the inside of MLP and MADE."""
+"""Linear layers with an activation between them, or residual blocks: the inside of MLP and MADE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .activations import ACTIVATIONS
+
+
+def check_blocks(hidden: Sequence[int]) -> None:
+    """Check that hidden layers are one and two for each residual block, all of one width.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if len(hidden) % 2 == 0 or len(set(hidden)) > 1:
+        raise ValueError(
+            "hidden: expected an odd number of layers of one width for residual blocks, "
+            f"got {tuple(hidden)}"
+        )
 
 
 def chain(
@@ -14,14 +27,27 @@ def chain(
     biases: Iterable[Tensor],
     activation: str,
     offset: Tensor | None = None,
+    *,
+    residual: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in); ``offset`` (B, hidden) is a
     context's part.
+
+    If ``residual``, each two layers between the first and the last form a block ``h + W' d(a(W a(h)
+    + b)) + b'`` with dropout d of probability ``dropout``, and the last layer takes h as it is
+    (Durkan et al. 2019, section 5, after He et al. 2016).
     """
     activate = ACTIVATIONS[activation]
-    h = x
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        h = F.linear(activate(h) if layer else h, weight, bias)
-        if layer == 0 and offset is not None:
-            h = h + offset
-    return h
+    first, *others = zip(weights, biases, strict=True)
+    h = F.linear(x, *first)
+    if offset is not None:
+        h = h + offset
+    if not residual:
+        for layer in others:
+            h = F.linear(activate(h), *layer)
+        return h
+    *inner, last = others
+    for one, two in zip(inner[::2], inner[1::2], strict=True):
+        h = h + F.linear(F.dropout(activate(F.linear(activate(h), *one)), dropout), *two)
+    return F.linear(h, *last)

@@ -1,13 +1,14 @@
 """MADE: a masked network whose d-th outputs see only the inputs before d."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import check_activation
-from .chain import chain
+from .chain import chain, check_blocks
 from .init import initialize
 
 
@@ -20,7 +21,7 @@ class MADE(nn.Module):
     Papamakarios et al. 2017).
     ``reverse`` turns the input order round, so that no activation is ever permuted. With a context
     there are units of degree 0, which see the context alone: the first dimension is conditioned on
-    it too.
+    it too. If ``residual``, the hidden layers after the first are blocks of two, as ``chain`` says.
 
     Returns (n_parameters, B, features).
     """
@@ -32,6 +33,8 @@ class MADE(nn.Module):
         n_parameters: int = 2,
         hidden: Sequence[int] = (100, 100),
         activation: str = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
         reverse: bool = False,
         context_features: int = 0,
         init: str = "paper",
@@ -39,14 +42,15 @@ class MADE(nn.Module):
         super().__init__()
         if not hidden:
             raise ValueError("hidden: expected at least one hidden layer, got none")
+        if residual:
+            check_blocks(hidden)
+        self.residual, self.dropout = residual, dropout
         self.features, self.n_parameters = features, n_parameters
         self.activation = check_activation(activation)
         widths = [features, *hidden, n_parameters * features]
-        self.weights = nn.ParameterList(
-            torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
-        initialize(list(self.weights), list(self.biases), init)
+        initialize(list(self.weights), list(self.biases), init, residual=residual)
         self.context_weight = None
         if context_features:
             self.context_weight = nn.Parameter(torch.empty(hidden[0], context_features))
@@ -69,7 +73,16 @@ class MADE(nn.Module):
         offset = None
         if self.context_weight is not None:
             offset = F.linear(self.given(context), self.context_weight)
-        h = chain(x, self.masked_weights(), self.biases, self.activation, offset)  # (B, P * D)
+        dropout = self.dropout if self.training else 0.0
+        h = chain(
+            x,
+            self.masked_weights(),
+            self.biases,
+            self.activation,
+            offset,
+            residual=self.residual,
+            dropout=dropout,
+        )  # (B, P * D)
         return h.view(-1, self.n_parameters, self.features).movedim(1, 0)
 
     def given(self, context: Tensor | None) -> Tensor:
@@ -97,8 +110,6 @@ def masks(order: Sequence[int], degrees: Sequence[Tensor], n_parameters: int) ->
     inputs = torch.empty(len(order), dtype=torch.long)
     inputs[list(order)] = torch.arange(1, len(order) + 1)
     chain = [inputs, *degrees]
-    inner = [
-        after[:, None] >= before[None] for before, after in zip(chain, chain[1:], strict=False)
-    ]
+    inner = [after[:, None] >= before[None] for before, after in pairwise(chain)]
     last = (inputs[:, None] > degrees[-1][None]).repeat(n_parameters, 1)
     return [mask.to(torch.get_default_dtype()) for mask in [*inner, last]]

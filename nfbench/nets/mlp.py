@@ -1,12 +1,13 @@
-"""A plain multilayer perceptron as a conditioner."""
+"""A multilayer perceptron, plain or of residual blocks, as a conditioner."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from .activations import check_activation
-from .chain import chain
+from .chain import chain, check_blocks
 from .init import initialize
 
 
@@ -15,7 +16,7 @@ class MLP(nn.Module):
     in_features).
 
     Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the
-    input.
+    input. If ``residual``, the hidden layers after the first are blocks of two, as ``chain`` says.
     """
 
     def __init__(
@@ -26,21 +27,32 @@ class MLP(nn.Module):
         n_parameters: int = 1,
         hidden: Sequence[int] = (100, 100),
         activation: str = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
         context_features: int = 0,
         init: str = "paper",
     ) -> None:
         super().__init__()
+        if residual:
+            check_blocks(hidden)
+        self.residual, self.dropout = residual, dropout
         self.n_parameters, self.out_features = n_parameters, out_features
         self.activation = check_activation(activation)
         widths = [in_features + context_features, *hidden, n_parameters * out_features]
-        self.weights = nn.ParameterList(
-            torch.empty(o, i) for i, o in zip(widths, widths[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.empty(o) for o in widths[1:])
-        initialize(list(self.weights), list(self.biases), init)
+        initialize(list(self.weights), list(self.biases), init, residual=residual)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, out_features)."""
         h = x if context is None else torch.cat([x, context], dim=1)
-        h = chain(h, self.weights, self.biases, self.activation)  # (B, P * D)
+        dropout = self.dropout if self.training else 0.0
+        h = chain(
+            h,
+            self.weights,
+            self.biases,
+            self.activation,
+            residual=self.residual,
+            dropout=dropout,
+        )  # (B, P * D)
         return h.view(-1, self.n_parameters, self.out_features).movedim(1, 0)

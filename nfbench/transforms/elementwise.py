@@ -43,6 +43,20 @@ class Elementwise(nn.Module, ABC):
         """Map ``z`` back; return x and log|dx/dz|, shaped as z."""
 
 
+class Additive(Elementwise):
+    """Shift alone: ``z = x - m`` (Dinh et al. 2014, equation 10, with the sign as in ``Affine``)."""
+
+    n_parameters = 1
+
+    def forward(self, x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return z = x - m and 0."""
+        return x - parameters[0], torch.zeros_like(x)
+
+    def inverse(self, z: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return x = z + m and 0."""
+        return z + parameters[0], torch.zeros_like(z)
+
+
 class Affine(Elementwise):
     """Shift, then scale: ``z = (x - m) exp(s)`` with ``s = scale(a)`` and parameters (m, a).
 

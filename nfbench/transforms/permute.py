@@ -16,7 +16,6 @@ class Permute(Transform):
     """
 
     order: Tensor
-    inverse_order: Tensor
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
@@ -25,7 +24,6 @@ class Permute(Transform):
                 f"order: expected a permutation of 0..{len(order) - 1}, got {list(order)}"
             )
         self.register_buffer("order", torch.tensor(order))
-        self.register_buffer("inverse_order", torch.argsort(torch.tensor(order)), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder data (B, D)."""
@@ -33,7 +31,7 @@ class Permute(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Restore the order (B, D)."""
-        return z.index_select(1, self.inverse_order), no_volume_change(z)
+        return z.index_select(1, self.order.argsort()), no_volume_change(z)
 
 
 def alternate(features: int) -> list[int]:

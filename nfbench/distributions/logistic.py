@@ -1,0 +1,22 @@
+"""The standard logistic distribution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Parameterless
+
+
+class Logistic(Parameterless):
+    """log p(z) = -sum_d [log(1 + exp z_d) + log(1 + exp -z_d)] (Dinh et al. 2014, section 3.4)."""
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, shape (B,)."""
+        return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(1)
+
+    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+        """Draw n rows (n, *event)."""
+        like = self.anchor
+        uniform = torch.rand(n, *self.event_shape, dtype=like.dtype, device=like.device)
+        # Neither end of the interval: the logit would be infinite.
+        return torch.logit(uniform, eps=torch.finfo(like.dtype).eps / 4)

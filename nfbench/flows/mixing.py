@@ -1,0 +1,48 @@
+"""How the dimensions are mixed between the layers of a flow."""
+
+from collections.abc import Callable
+
+import torch
+
+from nfbench.transforms.base import Transform
+from nfbench.transforms.lu import LULinear
+from nfbench.transforms.orthogonal import Orthogonal
+from nfbench.transforms.permute import Permute
+
+
+def shuffle(features: int) -> Permute:
+    """A random order, drawn once."""
+    return Permute(torch.randperm(features).tolist())
+
+
+MIXINGS: dict[str, Callable[[int], list[Transform]]] = {
+    "none": lambda features: [],
+    "reverse": lambda features: [Permute(list(range(features))[::-1])],
+    "permutation": lambda features: [shuffle(features)],
+    "orthogonal": lambda features: [Orthogonal(features)],
+    "linear": lambda features: [shuffle(features), LULinear(features)],
+}
+
+
+def mix(kind: str, features: int) -> list[Transform]:
+    """The transforms that mix ``features`` dimensions in the way named.
+
+    Raises:
+        ValueError: if there is no way of that name.
+    """
+    if kind not in MIXINGS:
+        raise ValueError(f"mixing: expected one of {', '.join(MIXINGS)}; got {kind!r}")
+    return MIXINGS[kind](features)
+
+
+def halves(flow: str, features: int) -> tuple[int, int]:
+    """The numbers of dimensions in the halves of a coupling, the larger first.
+
+    Raises:
+        ValueError: if there is nothing to split.
+    """
+    if features < 2:
+        raise ValueError(
+            f"{flow}: expected at least 2 dimensions to split in halves, got {features}"
+        )
+    return features - features // 2, features // 2

@@ -1,0 +1,63 @@
+"""Neural spline flows (Durkan et al. 2019)."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+from nfbench.distributions.base import StandardNormal
+from nfbench.nets.made import MADE
+from nfbench.nets.mlp import MLP
+from nfbench.transforms.autoregressive import Autoregressive
+from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.spline import RationalQuadratic
+
+from .flow import Flow
+from .mixing import halves, mix
+
+
+def nsf(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    kind: Literal["coupling", "autoregressive"] = "coupling",
+    layers: int = 10,
+    hidden: int = 256,
+    blocks: int = 2,
+    activation: str = "relu",
+    bins: int = 8,
+    tail_bound: float = 3.0,
+    dropout: float = 0.0,
+    init: str = "paper",
+) -> Flow:
+    """RQ-NSF (C) or (AR): ``layers`` spline layers on residual nets, each after a linear map.
+
+    A linear map is a random permutation and triangular factors; one more ends the flow. Defaults
+    are those of the authors' code (uci.py), but for its dropout of 0.25.
+    """
+    if kind not in ("coupling", "autoregressive"):
+        raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")
+    features = prod(event_shape)
+    # In the authors' code the couplings' widths and heights are divided by this, the others' not.
+    temperature = hidden**0.5 if kind == "coupling" else 1.0
+    spline = RationalQuadratic(bins=bins, tail_bound=tail_bound, temperature=temperature)
+    net = {
+        "n_parameters": spline.n_parameters,
+        "hidden": [hidden] * (2 * blocks + 1),
+        "activation": activation,
+        "residual": True,
+        "dropout": dropout,
+        "context_features": context_features,
+        "init": init,
+    }
+    parts: list[Transform] = []
+    for layer in range(layers):
+        parts += mix("linear", features)
+        if kind == "coupling":
+            n_first, n_second = halves("nsf", features)
+            swap = layer % 2 == 0
+            fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
+            parts.append(Coupling(MLP(fixed, mapped, **net), spline, n_first=n_first, swap=swap))
+        else:
+            parts.append(Autoregressive(MADE(features, **net), spline))
+    return Flow(StandardNormal([features]), Compose([*parts, *mix("linear", features)]))

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: a flag while training, an exception otherwise. Imports no torch."""
+
+import logging
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+log = logging.getLogger("nfbench")
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was told to stop; the same command goes on from its last checkpoint."""
+
+    def __init__(self, received: signal.Signals, step: int | None = None) -> None:
+        super().__init__(received.name if step is None else f"{received.name} at step {step}")
+
+
+class StopRequest:
+    """Listens for a request to stop, as a context manager around a run.
+
+    While ``deferred`` the first signal is only remembered in ``received``, so that the training
+    can stop at a chunk end with a checkpoint; at any other time, or a second time, it raises
+    InterruptedRunError at once.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.received: signal.Signals | None = None
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        """Listen from here on."""
+        self.previous = {number: signal.getsignal(number) for number in STOPPING}
+        self.listen()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            install(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals over, from whoever did so in between."""
+        for number in STOPPING:
+            install(number, self.handle)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, or raise."""
+        received = signal.Signals(number)
+        if not self.deferred or self.received is not None:
+            raise InterruptedRunError(received)
+        self.received = received
+        log.warning("%s received: stopping at the next chunk end", received.name)
+
+
+def install(number: signal.Signals, handler: Any) -> None:
+    """Set a signal handler where Python allows it: in the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
