@@ -24,6 +24,7 @@ from nfbench.objectives import maximum_likelihood
 from nfbench.run import quiet_lightning, train
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
+from nfbench.signals import StopRequest
 
 POWER = (1_659_917, 6)
 BATCH, RATE = 100, 1e-4
@@ -70,7 +71,13 @@ class Harness:
         )
         directory = self.root / "runs" / f"chunk{self.chunk}" / str(next(self.fits))
         directory.mkdir(parents=True)
-        train(module, self.data, Checkpoints(directory, "benchmark"), self.root, bar=False)
+        train(
+            module,
+            self.data,
+            Checkpoints(directory, "benchmark", StopRequest()),
+            self.root,
+            bar=False,
+        )
         if module.step != steps:
             raise ValueError(f"fit: expected {steps} steps, got {module.step}")
 

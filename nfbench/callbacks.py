@@ -126,9 +126,7 @@ class Checkpoints(pl.Callback):
 
 
 class Curve(pl.Callback):
-    """Adds one JSON line per validation to ``curve.jsonl``: step, training loss, validation,
-    learning rate.
-    """
+    """Adds step, training loss, validation and learning rate to ``curve.jsonl`` at validations."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -146,9 +144,7 @@ class Curve(pl.Callback):
         self.losses.append(outputs["losses"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the interval's line; lines of steps that a resumed run takes again are dropped
-        first.
-        """
+        """Write the interval's line; drop those of steps that a resumed run takes again."""
         assert isinstance(pl_module, DensityModule)
         if not self.losses or pl_module.summary is None:
             return

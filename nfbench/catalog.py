@@ -116,6 +116,11 @@ def load_table(name: str, root: Path | None = None) -> Table:
 
 
 def check_rows(file: Level, rows: list[str], stems: set[str]) -> None:
+    """Checks that the rows listed are distinct names and those of the files beside the table.
+
+    Raises:
+        UsageError: a row twice, no name, a row without a file, or a file that is not listed.
+    """
     for row in rows:
         if rows.count(row) > 1 or not NAME.fullmatch(row):
             raise file.error(

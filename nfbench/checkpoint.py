@@ -11,9 +11,7 @@ from nfbench.errors import UsageError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) to a temporary name beside ``path``, then rename
-    it.
-    """
+    """Write ``state`` (tensors, plain values) to a temporary file beside ``path``; rename that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

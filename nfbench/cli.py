@@ -283,6 +283,7 @@ def plot(table: str, seed: int) -> None:
     path = gallery(table, seed=seed)
     if path is None:
         raise UsageError(
-            f"{table}: expected pictures of its runs in runs/{table}, got none; run its cells first"
+            f"{table}: expected pictures of its runs in runs/{table}, got none; "
+            "run its cells first"
         )
     click.echo(path)

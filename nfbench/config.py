@@ -180,8 +180,12 @@ def load(
 
 
 def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:
-    """The table of a row given as table/row, or as the row alone where one table has it, or has it
-    with this cell.
+    """The table and the name of a row that is given as table/row or, where that is clear, alone.
+
+    A row alone is clear where one table has it, or has it with this cell.
+
+    Raises:
+        UsageError: no such table or row, or several tables that have the row.
     """
     if "/" in row:
         table, _, name = row.partition("/")
@@ -211,6 +215,7 @@ def pick_name(levels: Sequence[Level], section: str, known: Sequence[str]) -> st
 
 
 def read_reported(cell: Level) -> Reported | None:
+    """The published number that a cell gives, or None."""
     if cell.values.get("reported") is None:
         return None
     return Reported(**fill(Reported, cell.section("reported")))

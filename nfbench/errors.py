@@ -2,9 +2,7 @@
 
 
 class UsageError(ValueError):
-    """Input that nfbench cannot use; its message says what was expected, what was got, and what
-    would work.
-    """
+    """Unusable input; the message says what was expected, what was got, and what would work."""
 
 
 class FailedRunError(RuntimeError):

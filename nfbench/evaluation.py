@@ -38,7 +38,7 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
 
 
 def check(split: str, values: Tensor, n: int, step: int) -> None:
-    """Refuse log-likelihoods that are not as many as the rows, or not finite; name the first row."""
+    """Refuse log-likelihoods that are not as many as rows, or not finite; name the first row."""
     if len(values) != n:
         raise RuntimeError(f"{split}: expected {n} log-likelihoods, got {len(values)}")
     bad = torch.nonzero(~torch.isfinite(values)).flatten()

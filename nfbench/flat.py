@@ -1,6 +1,4 @@
-"""All trained parameters as one vector, so that the optimizer, clipping and averaging are single
-operations.
-"""
+"""All trained parameters as one vector: a step, clipping and averaging are single operations."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,9 +22,7 @@ def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
 
 
 def tie_gradients(vector: nn.Parameter, parameters: Sequence[nn.Parameter]) -> None:
-    """Make the gradients of the parameters views of the vector's, into which backward then adds;
-    start from zero.
-    """
+    """Make the parameters' gradients views of the vector's, zeroed; backward then adds to them."""
     vector.grad = torch.zeros_like(vector)
     for parameter, view in views(vector.grad, parameters):
         parameter.grad = view

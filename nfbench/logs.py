@@ -36,7 +36,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class EchoHandler(logging.Handler):
-    """Writes to what standard error is at the time, which a progress bar takes over for a while."""
+    """Writes to what standard error is just then: a progress bar takes it over for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""

@@ -16,8 +16,12 @@ class Summary:
 
 
 def summarize(values: Tensor) -> Summary:
-    """Mean and standard error (ddof 1) of ``values`` (n,), summed in float64; not finite if one
-    value is not.
+    """Mean and standard error (ddof 1) of ``values`` (n,), summed in float64.
+
+    Not finite if one value is not.
+
+    Raises:
+        ValueError: if there are no values.
     """
     values = values.double()
     n = len(values)

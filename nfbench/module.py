@@ -154,7 +154,7 @@ class DensityModule(pl.LightningModule):
         self.begin_evaluation(TEST)
 
     def begin_evaluation(self, phase: int) -> None:
-        """Forget earlier log-likelihoods and draw the same noise at every evaluation of a phase."""
+        """Forget earlier log-likelihoods; draw the same noise at every evaluation of a phase."""
         self.log_probs = []
         self.draw_from(phase, 0)
 

@@ -1,6 +1,4 @@
-"""What a figure needs of a trained model, computed while it is there: densities on a grid,
-samples.
-"""
+"""What a figure needs of a model, computed while it is there: densities on a grid, samples."""
 
 from pathlib import Path
 
@@ -16,9 +14,7 @@ N_SAMPLES = 64
 
 @torch.no_grad()
 def save_pictures(model: DensityModel, data: DataModule, path: Path) -> None:
-    """Write model and true log-densities on a grid and samples (2-D data), or sample images, to
-    ``path``.
-    """
+    """Write model and true log-densities and samples (2-D data), or sample images, to ``path``."""
     shape = data.dataset.event_shape
     if shape == (2,):
         np.savez_compressed(path, **plane(model, data))  # type: ignore[arg-type]
@@ -28,9 +24,7 @@ def save_pictures(model: DensityModel, data: DataModule, path: Path) -> None:
 
 
 def plane(model: DensityModel, data: DataModule) -> dict[str, np.ndarray]:
-    """Log-densities of model and truth over the square that holds the test set, samples, and test
-    rows.
-    """
+    """Samples, test rows, and log-densities of model and truth on a square around the test set."""
     test = data.test.cpu().numpy()
     low, high = test.min(0), test.max(0)
     center, reach = (low + high) / 2, (0.5 + MARGIN) * (high - low).max()

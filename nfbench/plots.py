@@ -1,4 +1,5 @@
 """Figures of a table's runs: learned densities beside the truth, samples beside real images.
+
 Imports no torch.
 """
 

@@ -22,9 +22,7 @@ SOURCES = ("nfbench", "experiments", "pyproject.toml")
 
 
 def commit(root: Path) -> dict[str, Any]:
-    """The git commit of the repository at ``root`` and whether its sources differ from it; nulls
-    outside git.
-    """
+    """The git commit at ``root`` and whether its sources differ from it; nulls outside git."""
     hash_ = git(root, "rev-parse", "--short=12", "HEAD")
     changes = git(root, "status", "--porcelain", "--", *SOURCES)
     return {"git": hash_, "dirty": None if changes is None else bool(changes)}

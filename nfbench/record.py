@@ -38,15 +38,24 @@ class Named(Protocol):
     """Anything that has a place in the tree: an experiment, a record."""
 
     @property
-    def table(self) -> str: ...
+    def table(self) -> str:
+        """The name of its table."""
+
     @property
-    def row(self) -> str: ...
+    def row(self) -> str:
+        """The name of its row."""
+
     @property
-    def cell(self) -> str: ...
+    def cell(self) -> str:
+        """The name of its cell."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Its seed, a non-negative integer."""
+
     @property
-    def overrides(self) -> tuple[str, ...]: ...
+    def overrides(self) -> tuple[str, ...]:
+        """Its command-line overrides, `section.key=value` each."""
 
 
 @dataclass(frozen=True)
@@ -105,40 +114,49 @@ class Record:
 
     @property
     def table(self) -> str:
+        """The name of its table."""
         return cast(str, self.experiment["table"])
 
     @property
     def row(self) -> str:
+        """The name of its row."""
         return cast(str, self.experiment["row"])
 
     @property
     def cell(self) -> str:
+        """The name of its cell."""
         return cast(str, self.experiment["cell"])
 
     @property
     def seed(self) -> int:
+        """Its seed, a non-negative integer."""
         return cast(int, self.experiment["seed"])
 
     @property
     def overrides(self) -> tuple[str, ...]:
+        """Its command-line overrides, `section.key=value` each."""
         return tuple(self.experiment["overrides"])
 
 
 def expect(condition: bool, message: str) -> None:
+    """Raises `UsageError` with the message unless the condition holds."""
     if not condition:
         raise UsageError(message)
 
 
 def reject(constant: str) -> None:
+    """Raises `UsageError` for NaN or an infinity, which JSON does not have but Python reads."""
     raise UsageError(f"{constant} is not a number that a record can hold")
 
 
 def check_keys(section: str, values: dict[str, Any]) -> None:
+    """Raises `UsageError` unless the keys of a section are exactly those that KEYS lists."""
     wrong = set(values) ^ set(KEYS[section].split())
     expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {KEYS[section]}")
 
 
 def check_address(named: Named) -> None:
+    """Raises `UsageError` unless table, row and cell are names and the seed is an int >= 0."""
     for key in ("table", "row", "cell"):
         name = getattr(named, key)
         good = isinstance(name, str) and NAME.fullmatch(name) is not None

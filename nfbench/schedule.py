@@ -1,7 +1,7 @@
-"""When things happen in a run: chunk ends, validations, the end, and the learning rate; pure
-functions of the step.
+"""When things happen in a run: chunk ends, validations, the end, and the learning rate.
 
-Imports no torch, so that a resumed run, a cost estimate and a plan all ask the same object.
+Pure functions of the step. Imports no torch, so that a resumed run, a cost estimate and a plan
+all ask the same object.
 """
 
 import math
@@ -43,12 +43,14 @@ class Schedule:
             )
         if self.shape == "cosine" and self.max_steps is None:
             raise UsageError(
-                "training.schedule: cosine needs training.max_steps or training.max_epochs, got neither"
+                "training.schedule: cosine needs training.max_steps or training.max_epochs, "
+                "got neither"
             )
         for name in ("validate_every", "chunk"):
             if getattr(self, name) < 1:
                 raise UsageError(
-                    f"training.{name}: expected a positive number of steps, got {getattr(self, name)}"
+                    f"training.{name}: expected a positive number of steps, "
+                    f"got {getattr(self, name)}"
                 )
 
     def chunk_ends(self, start: int) -> Iterator[int]:
@@ -71,9 +73,7 @@ class Schedule:
         return self.max_steps is not None and step >= self.max_steps
 
     def rate(self, step: int) -> float:
-        """The learning rate of the step that follows ``step`` finished ones, before any plateau
-        cut.
-        """
+        """The learning rate of the step after ``step`` finished ones, before any plateau cut."""
         rate = self.learning_rate
         if step < self.warmup_steps:
             rate *= (step + 1) / self.warmup_steps

@@ -1,5 +1,6 @@
-"""Which weights are kept and when training stops: decided by the validation split alone. Imports
-no torch.
+"""Which weights are kept and when training stops: decided by the validation split alone.
+
+Imports no torch.
 """
 
 import math
@@ -27,9 +28,7 @@ class Selection:
     rate_factor: float = 1.0
 
     def update(self, step: int, log_likelihood: float) -> bool:
-        """Take in a validation; tell whether it is the best so far. One that is not finite never
-        is.
-        """
+        """Take in a validation; tell whether it is the best yet: never one that is not finite."""
         if math.isfinite(log_likelihood) and log_likelihood > self.best:
             self.best, self.best_step, self.waited, self.waited_for_cut = (
                 log_likelihood,

@@ -26,17 +26,29 @@ class Level:
     values: Mapping[Any, Any]
 
     def error(self, key: object, message: str) -> UsageError:
+        """An error to raise about `key`, with the file and the full key before the message."""
         return UsageError(f"{self.where}: {self.prefix}{key}: {message}")
 
     def check(self, known: Iterable[str]) -> None:
+        """Checks that every key is known.
+
+        Raises:
+            UsageError: an unknown key; it names the nearest known one.
+        """
         for key in self.values:
             if key not in known:
                 raise self.error(key, f"unknown key{hint(key, known)}")
 
     def only(self, keys: Iterable[str]) -> "Level":
+        """The same level with those of its keys that are in `keys`."""
         return Level(self.where, self.prefix, {k: v for k, v in self.values.items() if k in keys})
 
     def section(self, key: str) -> "Level":
+        """The mapping under `key` as a level, empty where there is none.
+
+        Raises:
+            UsageError: another value than a mapping or null.
+        """
         values = self.values.get(key)
         if values is not None and not isinstance(values, Mapping):
             raise self.error(key, f"expected a mapping, got {values!r}")
@@ -133,6 +145,7 @@ def command_line(overrides: Sequence[str], sections: Iterable[str]) -> Level:
 
 
 def one_line(error: Exception) -> str:
+    """What an error says, on one line; of malformed YAML the line number and the problem."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}: {getattr(error, 'problem', error)}"

@@ -6,7 +6,7 @@ from nfbench.record import Record
 
 
 def summary(record: Record) -> Iterator[str]:
-    """One line per split: nats with 2 standard errors, bits/dim of discrete data, gap to the truth."""
+    """One line per split: nats ± 2 standard errors, bits/dim if discrete, gap to the truth."""
     if record.failure:
         yield f"failed: {record.failure['message']}"
         return

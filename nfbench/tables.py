@@ -41,6 +41,7 @@ class View:
 
     @property
     def published(self) -> bool:
+        """Whether any cell has a published number."""
         return any(entry.experiment.reported for entry in self.entries)
 
     @property
@@ -77,6 +78,7 @@ def build(name: str, root: Path | None = None) -> View:
 
 
 def rank(table: Table) -> Callable[[Entry], tuple[int, float]]:
+    """A sort key for entries: by column, then best first, those without a number last."""
     columns = list(table.columns)
 
     def key(entry: Entry) -> tuple[int, float]:
@@ -88,6 +90,7 @@ def rank(table: Table) -> Callable[[Entry], tuple[int, float]]:
 
 
 def remarks(entry: Entry) -> list[str]:
+    """What is said of an entry: its reduced budget, then its deviations."""
     reduced = entry.experiment.reduced
     return [*([f"reduced budget: {reduced}"] if reduced else []), *entry.experiment.deviations]
 
@@ -144,10 +147,12 @@ def markdown(view: View) -> str:
 
 
 def latex(view: View) -> str:
+    """Every cell as a LaTeX tabular with booktabs rules."""
     return grid(lines(view), "latex_booktabs") + "\n"
 
 
 def grid(rows: list[dict[str, str]], style: str) -> str:
+    """Rows (heading -> text) in a format of tabulate: words on the left, numbers on the right."""
     align = ["left" if key in ("", *WORDS) else "right" for key in (rows[0] if rows else ())]
     return tabulate(
         rows, headers="keys", tablefmt=style, colalign=align or None, disable_numparse=True
@@ -177,6 +182,7 @@ def terminal(view: View) -> rich.table.Table:
 
 
 def heading(table: Table) -> str:
+    """Authors, linked title and place of the published table; of our own table the source."""
     paper = table.paper
     if paper.title is None:
         return table.source or ""
@@ -209,6 +215,7 @@ def legend(view: View) -> str:
 
 
 def mark(entry: Entry) -> str:
+    """The mark of an entry's verdict, or nothing where the verdict has none."""
     return MARKS.get(entry.verdict.partition(":")[0], "")
 
 
@@ -228,6 +235,7 @@ def overview(view: View) -> list[dict[str, str]]:
 
 
 def brief(entry: Entry) -> str:
+    """An entry in the overview: our number, its mark, and the paper's number in brackets."""
     reported = entry.experiment.reported
     paper = f"({number(entry.column, reported.value)})" if reported else ""
     return " ".join(filter(None, [number(entry.column, entry.ours), mark(entry), paper]))
@@ -239,6 +247,7 @@ def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:
 
 
 def line(view: View, entry: Entry, exact: bool) -> dict[str, str]:
+    """One entry, heading -> text; columns of the paper only where something is published."""
     show = partial(number, entry.column, exact=exact)
     reported = entry.experiment.reported
     paper = {
@@ -262,6 +271,7 @@ def line(view: View, entry: Entry, exact: bool) -> dict[str, str]:
 
 
 def number(column: Column, value: float | None, *, sign: str = "-", exact: bool = False) -> str:
+    """A value to the decimals of its column, or in full if `exact`; None is empty."""
     if value is None:
         return ""
     return repr(value) if exact else f"{value:{sign}z.{column.decimals}f}"

@@ -97,6 +97,11 @@ def compare(experiment: Experiment, column: Column, ours: float, points: float |
 
 
 def metric(record: Record, name: str) -> float:
+    """One metric of a record.
+
+    Raises:
+        UsageError: the record has no metric of this name.
+    """
     value = record.metrics.get(name)
     if value is None:
         place = f"{record.table}/{record.row}/{record.cell}/{record.seed}"
@@ -126,5 +131,6 @@ def differs(then: Any, now: Any) -> bool:
 
 
 def failed(record: Record) -> str:
+    """What a failed record says of itself: the kind of failure, and its step."""
     failure = record.failure or {}
     return f"failed: {failure.get('kind')} at step {failure.get('step')}"

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.lu import LULinear
 from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.spline import SLOPE_SHIFT, RationalQuadratic
 
 D, BOUND = 5, 1.5
 
@@ -73,6 +75,47 @@ def nflows_coupling(ours: Coupling) -> nn.Module:
     mapped = (torch.arange(D) < ours.n_first) == ours.swap
     net = Restated(ours.conditioner, ours.elementwise.scale, sigmoid_parameters)
     return nflows.transforms.AffineCouplingTransform(mapped.int(), lambda *_: net)
+
+
+class SplineNet(nn.Module):
+    """Our conditioner's parameters in the order of nflows: (B, D * (3K - 1)), slopes shifted."""
+
+    def __init__(self, net: nn.Module, spline: RationalQuadratic) -> None:
+        super().__init__()
+        self.net, self.spline = net, spline
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        parameters = self.net(x, context).clone()
+        parameters[2 * self.spline.bins :] += SLOPE_SHIFT
+        parameters[: 2 * self.spline.bins] /= self.spline.temperature
+        return parameters.movedim(0, -1).flatten(1)
+
+
+def nflows_lu(ours: LULinear) -> nn.Module:
+    lower, upper, diagonal = ours.triangles()
+    peer = nflows.transforms.LULinear(D)
+    rows = torch.ones(D, D)
+    peer.lower_entries.data = lower[rows.tril(-1).bool()].detach()
+    peer.upper_entries.data = upper[rows.triu(1).bool()].detach()
+    peer.unconstrained_upper_diag.data = inverse_softplus(diagonal.detach() - peer.eps)
+    peer.bias.data = ours.bias.detach()
+    return peer
+
+
+def nflows_spline(ours: Coupling | Autoregressive) -> nn.Module:
+    spline = ours.elementwise
+    arguments = {"num_bins": spline.bins, "tails": "linear", "tail_bound": spline.tail_bound}
+    if isinstance(ours, Coupling):
+        mapped = ((torch.arange(D) < ours.n_first) == ours.swap).int()
+        net = SplineNet(ours.conditioner, spline)
+        return nflows.transforms.PiecewiseRationalQuadraticCouplingTransform(
+            mapped, lambda *_: net, **arguments
+        )
+    peer = nflows.transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+        D, 4, **arguments
+    )
+    peer.autoregressive_net = SplineNet(ours.made, spline)
+    return peer
 
 
 class Flipped(nn.Module):

@@ -13,7 +13,15 @@ from nfbench.flows.flow import Flow
 
 N_CONTEXT = 2
 SMALL: dict[str, Any] = {"layers": 3, "hidden": (16, 17), "components": 3}
-NEEDS_TWO_DIMENSIONS = {"realnvp"}
+SMALLER: dict[str, Any] = {
+    "nsf": {"hidden": 16, "blocks": 1, "bins": 4, "layers": 2, "tail_bound": 6.0}
+}
+# Flows of FLOWS with other arguments than their defaults, under names of their own.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nsf_autoregressive": ("nsf", {"kind": "autoregressive"}),
+    "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
+}
+NEEDS_TWO_DIMENSIONS = {"realnvp", "nice", "nice_gaussian_orthogonal", "glow", "nsf"}
 UNCONDITIONAL = {"gaussian"}
 WITHOUT_GRADIENTS = {"gaussian"}
 
@@ -22,7 +30,7 @@ def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.
     """Every flow at these dimensions, without and with a context, as far as it takes them."""
     chosen = [
         pytest.param(name, d, n_context, id=f"{name}-{d}d{'-context' * bool(n_context)}")
-        for name in FLOWS
+        for name in [*FLOWS, *VARIANTS]
         for d in features
         for n_context in contexts
         if not (d == 1 and name in NEEDS_TWO_DIMENSIONS)
@@ -33,8 +41,10 @@ def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.
 
 def small(name: str, features: int, n_context: int = 0, **arguments: Any) -> Flow:
     """A flow of few and narrow layers, as its recipe starts it."""
+    name, chosen_here = VARIANTS.get(name, (name, {}))
     accepted = inspect.signature(FLOWS[name]).parameters
-    chosen = {key: value for key, value in (SMALL | arguments).items() if key in accepted}
+    wanted = SMALL | SMALLER.get(name, {}) | chosen_here | arguments
+    chosen = {key: value for key, value in wanted.items() if key in accepted}
     return FLOWS[name]([features], context_features=n_context, **chosen)
 
 
@@ -42,8 +52,10 @@ def random_flow(
     name: str, features: int, n_context: int = 0, *, spread: float = 0.7, **arguments: Any
 ) -> Flow:
     """The same with random parameters and the statistics of random data, in evaluation mode."""
-    flow = small(name, features, n_context, **arguments).eval()
-    randomize(flow, spread)
+    flow = small(name, features, n_context, **arguments)
+    with torch.no_grad():  # what is set by the first batch is set before the parameters are drawn
+        flow.train().log_prob(torch.randn(4, features), context(4, n_context))
+    randomize(flow.eval(), spread)
     flow.calibrate(torch.randn(256, features).cumsum(1) + 1, context(256, n_context))
     return flow
 

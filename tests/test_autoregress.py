@@ -14,10 +14,17 @@ from nfbench.transforms.elementwise import Affine
 pytestmark = pytest.mark.usefixtures("float64")
 
 HIDDEN = [(12,), (12, 13), (12, 11, 13), (3,), (2, 3), (1,), (3, 12)]  # also narrower than D
+BLOCKS = [(12,) * 3, (12,) * 5, (3,) * 3]  # nets of one residual block and two
 NETS = pytest.mark.parametrize(
     ("features", "hidden", "reverse", "n_context"),
-    [(5, hidden, reverse, n) for hidden in HIDDEN for reverse in (False, True) for n in (0, 2)]
-    + [(1, (4,), False, 0), (1, (4, 4), True, 2), (2, (4,), True, 0)],
+    [
+        (5, hidden, reverse, n)
+        for hidden in [*HIDDEN, *BLOCKS]
+        for reverse in (False, True)
+        for n in (0, 2)
+    ]
+    + [(1, (4,), False, 0), (1, (4, 4), True, 2), (2, (4,), True, 0)]
+    + [(1, (4,) * 3, False, 0), (1, (4,) * 3, True, 2)],
 )
 
 
@@ -28,6 +35,7 @@ def random_made(
         features,
         n_parameters=2,
         hidden=hidden,
+        residual=tuple(hidden) in [*BLOCKS, (4,) * 3],
         reverse=reverse,
         context_features=n_context,
         activation=activation,
@@ -127,6 +135,14 @@ def test_a_gradient_is_there_where_one_is_wanted() -> None:
     made.requires_grad_(False)
     assert not autoregress(made, affine_inverse, noise)[0].requires_grad
     assert autoregress(made, affine_inverse, noise.requires_grad_())[0].requires_grad
+
+
+def test_a_frozen_net_passes_the_gradient_on_to_its_context() -> None:
+    made = random_made(4, (8,), False, 2).requires_grad_(False)
+    given = torch.randn(3, 2, requires_grad=True)
+    autoregress(made, affine_inverse, torch.randn(3, 4), given)[0].sum().backward()
+    assert given.grad is not None
+    assert given.grad.all()
 
 
 def test_fast_generation_computes_each_dimension_once() -> None:

@@ -16,6 +16,7 @@ from torch.distributions import (
 
 import nfbench.distributions
 from nfbench.distributions.base import Distribution, StandardNormal, Uniform
+from nfbench.distributions.logistic import Logistic
 from nfbench.distributions.made_mog import AutoregressiveMixture
 from nfbench.flows import FLOWS
 from nfbench.nets.made import MADE
@@ -41,6 +42,7 @@ def mixture(features: int, *, reverse: bool = False, context: int = 0) -> Autore
 BASES = {
     "normal": lambda: StandardNormal((2,)),
     "uniform": lambda: Uniform((2,)),
+    "logistic": lambda: Logistic((2,)),
     "mixture": lambda: mixture(2),
 }
 

@@ -47,6 +47,18 @@ def test_a_zero_output_scales_by_one_but_for_the_sigmoid(scale: str) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_scales_and_their_gradients_are_finite_far_out(scale: str, dtype: torch.dtype) -> None:
+    far = [-1e4, -800.0, -110.0, -90.0, -37.0, -35.0, 0.0, 35.0, 110.0, 1e4]
+    a = torch.tensor(far, dtype=dtype, requires_grad=True)
+    log_scale = Affine(scale=scale, bound=BOUND).log_scale(a)
+    (gradient,) = torch.autograd.grad(log_scale.sum(), a)
+    assert log_scale.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (log_scale.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
 def test_affine_survives_extreme_inputs(scale: str) -> None:
     affine = Affine(scale=scale, bound=BOUND)
     x, a = torch.tensor([-1e4, 1e4]).repeat_interleave(7), torch.linspace(-3, 3, 7).repeat(2)

@@ -9,6 +9,7 @@ from flow_cases import (
     N_CONTEXT,
     NEEDS_TWO_DIMENSIONS,
     UNCONDITIONAL,
+    VARIANTS,
     WITHOUT_GRADIENTS,
     cases,
     context,
@@ -36,7 +37,7 @@ def has_batch_norm(flow: Flow) -> bool:
 
 def test_flows_are_found() -> None:
     assert {"gaussian", "made", "made_mog", "maf", "maf_mog", "realnvp"} <= set(FLOWS)
-    assert set(FLOWS) >= NEEDS_TWO_DIMENSIONS | UNCONDITIONAL | WITHOUT_GRADIENTS
+    assert {*FLOWS, *VARIANTS} >= NEEDS_TWO_DIMENSIONS | UNCONDITIONAL | WITHOUT_GRADIENTS
 
 
 @ALL
@@ -265,3 +266,20 @@ def test_an_image_is_flattened_first(name: str) -> None:
     assert torch.equal(on_images.log_prob(images), flow.log_prob(images.flatten(1)))
     assert on_images.sample(4).shape == images.shape
     assert on_images.likelihood == "exact"
+
+
+@pytest.mark.parametrize("name", sorted(set(FLOWS) - UNCONDITIONAL))
+def test_a_context_that_does_not_fit_is_refused(name: str) -> None:
+    x = torch.randn(3, 2)
+    with pytest.raises(ValueError, match=r"expected a tensor \(B, 2\), got none"):
+        small(name, 2, N_CONTEXT).log_prob(x)
+    with pytest.raises(ValueError, match=r"expected a tensor \(B, 2\), got shape \(3, 5\)"):
+        small(name, 2, N_CONTEXT).log_prob(x, torch.randn(3, 5))
+    with pytest.raises(ValueError, match="this flow is unconditional"):
+        small(name, 2).log_prob(x, torch.randn(3, 2))
+
+
+@pytest.mark.parametrize("name", sorted(UNCONDITIONAL))
+def test_a_flow_without_condition_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match="expected no context"):
+        small(name, 2, N_CONTEXT)

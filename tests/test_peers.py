@@ -6,6 +6,7 @@ continuous integration. What is compared is the transform, its inverse and its l
 
 from collections.abc import Callable
 
+import nflows.nn.nets
 import nflows.transforms
 import normflows
 import pyro.distributions.transforms
@@ -24,6 +25,8 @@ from conversions import (
     nflows_autoregressive,
     nflows_batch_norm,
     nflows_coupling,
+    nflows_lu,
+    nflows_spline,
     zuko_affine,
 )
 from nflows.nn.nde.made import MixtureOfGaussiansMADE
@@ -33,12 +36,16 @@ from torch import Tensor, nn
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
 from nfbench.nets.made import MADE
+from nfbench.nets.mlp import MLP
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.elementwise import SCALES, Affine
 from nfbench.transforms.inverse import Inverse
+from nfbench.transforms.lu import LULinear
 from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.permute import Permute
+from nfbench.transforms.spline import SLOPE_SHIFT, RationalQuadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -227,6 +234,49 @@ def test_inverse_autoregressive_agrees_with_pyro(scale: str, reverse: bool) -> N
         return x, peer.log_abs_det_jacobian(z, x)
 
     agree(Inverse(inner), forward, inverse)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("bins", [2, 8, 30])
+def test_spline_agrees_with_nflows(bins: int, inverse: bool) -> None:
+    """Inside and in the tails; its slopes are not shifted to 1."""
+    x, parameters = torch.randn(5000) * 2, torch.randn(3 * bins - 1, 5000)
+    ours = RationalQuadratic(bins=bins, tail_bound=2.5)
+    widths, heights, slopes = parameters.t().split([bins, bins, bins - 1], dim=1)
+    peer = nflows.transforms.splines.unconstrained_rational_quadratic_spline(
+        x, widths, heights, slopes + SLOPE_SHIFT, inverse=inverse, tail_bound=2.5
+    )
+    mine = ours.inverse(x, parameters) if inverse else ours(x, parameters)
+    for actual, expected in zip(mine, peer, strict=True):
+        same(actual, expected)
+
+
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_neural_spline_flow_agrees_with_nflows(kind: str) -> None:
+    flow = FLOWS["nsf"]([D], kind=kind, layers=3, hidden=16, blocks=1)
+    randomize(flow, spread=0.5)
+    convert = {
+        Permute: lambda ours: nflows.transforms.Permutation(ours.order),
+        LULinear: nflows_lu,
+        Coupling: nflows_spline,
+        Autoregressive: nflows_spline,
+    }
+    parts = [convert[type(part)](part) for part in flow.transform.parts]
+    assert len(parts) == 11
+    peer = nflows.transforms.CompositeTransform(parts)
+    agree(flow.transform, peer.forward, peer.inverse)
+
+
+def test_residual_network_agrees_with_nflows() -> None:
+    ours = MLP(D, 3, hidden=(16,) * 5, residual=True)
+    randomize(ours)
+    peer = nflows.nn.nets.ResidualNet(D, 3, hidden_features=16, num_blocks=2)
+    blocks = [layer for block in peer.blocks for layer in block.linear_layers]
+    layers = [peer.initial_layer, *blocks, peer.final_layer]
+    for layer, weight, bias in zip(layers, ours.weights, ours.biases, strict=True):
+        layer.weight, layer.bias = weight, bias
+    x = torch.randn(N, D)
+    same(ours(x)[0], peer(x))
 
 
 def test_a_difference_of_a_hundred_millionth_is_noticed() -> None:

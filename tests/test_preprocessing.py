@@ -108,6 +108,37 @@ def test_the_topmost_value_stays_below_one(dtype: torch.dtype) -> None:
     assert z.max() < 1
 
 
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_noise_never_carries_an_integer_into_the_next_cell(levels: int) -> None:
+    x = torch.arange(levels, dtype=torch.float32).repeat(2_000_000 // levels, 1)
+    dequantize = Dequantize(levels)
+    assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x)
+
+
+@pytest.mark.parametrize("value", [-1, 4, 7])
+def test_integers_out_of_range_are_impossible(value: int) -> None:
+    flow = Flow(Uniform((1,)), Dequantize(4))
+    assert flow.log_prob(torch.tensor([[value]])).item() == -math.inf
+
+
+def test_integers_take_the_precision_of_the_module() -> None:
+    flow = FLOWS["made"]([3], hidden=(4,)).after([Dequantize(256)])
+    x = torch.zeros(2, 3, dtype=torch.uint8)
+    assert flow.float().log_prob(x).dtype == torch.float32
+    assert flow.double().log_prob(x).dtype == torch.float64
+
+
+def test_no_images_have_no_log_likelihoods() -> None:
+    assert Flow(Uniform(SHAPE), Dequantize(256)).log_prob(images()[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_logit_is_accurate_in_float32_close_to_white(alpha: float) -> None:
+    x = (1 - 2.0 ** -torch.arange(10, 25)).float()[:, None]
+    for rough, exact in zip(Logit(alpha)(x), Logit(alpha)(x.double()), strict=True):
+        torch.testing.assert_close(rough.double(), exact, rtol=1e-6, atol=1e-6)
+
+
 def test_dequantization_is_undone_by_rounding_down() -> None:
     x = images()
     dequantize = Dequantize(256)

@@ -69,6 +69,7 @@ SECTIONS: dict[str, Any] = {
         "threads": 1,
         "seconds": 1.0,
         "peak_memory_bytes": 10**9,
+        "compiled": False,
         "command": "nfbench run small/maf_5 power",
         "started": "2025-01-01T00:00:00+00:00",
         "finished": "2025-01-01T00:00:01+00:00",

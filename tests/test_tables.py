@@ -198,7 +198,9 @@ def test_seeds_and_test_points_are_spread_apart(root: Path) -> None:
 
 def test_stale_and_failed_seeds_give_no_number_but_failures_are_told(root: Path) -> None:
     record.write(make(root, "maf_5", "moons", value=0.14), root)
-    record.write(make(root, "maf_5", "moons", seed=1, value=9.0, config={"flow": {"name": "made"}}), root)
+    record.write(
+        make(root, "maf_5", "moons", seed=1, value=9.0, config={"flow": {"name": "made"}}), root
+    )
     record.write(make(root, "maf_5", "moons", seed=2, failure=FAILURE), root)
     found = entry(root)
     assert (found.ours, found.n_seeds, found.verdict) == (0.14, 1, "reproduced")

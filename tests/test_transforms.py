@@ -20,16 +20,21 @@ from torch import Tensor
 import nfbench.transforms
 from nfbench.nets.made import MADE
 from nfbench.nets.mlp import MLP
+from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.coupling import Coupling, ShiftAndScale
 from nfbench.transforms.dequantize import Dequantize
-from nfbench.transforms.elementwise import SCALES, Affine, Elementwise
+from nfbench.transforms.elementwise import SCALES, Additive, Affine, Elementwise
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.logit import Logit
+from nfbench.transforms.lu import LULinear
 from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.orthogonal import Orthogonal
 from nfbench.transforms.permute import Permute
 from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.scaling import DiagonalScaling
+from nfbench.transforms.spline import RationalQuadratic
 from nfbench.transforms.whiten import Whiten
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -95,6 +100,22 @@ def one_net_coupling() -> Transform:
     return Coupling(MLP(3, 2, n_parameters=2, hidden=(16,)), Affine(), n_first=3)
 
 
+def spline(features: int, *, context: int = 0) -> Transform:
+    net = MADE(features, n_parameters=11, hidden=(16, 16, 16), residual=True, context_features=context)
+    return Autoregressive(net, RationalQuadratic(bins=4))
+
+
+def spline_coupling() -> Transform:
+    net = MLP(3, 2, n_parameters=11, hidden=(16, 16, 16), residual=True)
+    return Coupling(net, RationalQuadratic(bins=4, tail_bound=1.5, temperature=2.0), n_first=3)
+
+
+def set_act_norm(features: int) -> Transform:
+    norm = ActNorm(features)
+    norm.set_from(torch.randn(9, features))
+    return norm
+
+
 def stack() -> Transform:
     inner = Compose([coupling(5), Permute([4, 2, 0, 1, 3]), BatchNorm(5)])
     return Compose([Flatten((5,)), inner, autoregressive(5, reverse=True), BatchNorm(5)])
@@ -111,6 +132,14 @@ CASES: dict[type, list[Case]] = {
             conditional=True,
         ),
         Case("two dimensions", lambda: autoregressive(2), (2,)),
+        Case("residual spline", lambda: spline(5), (5,)),
+        Case(
+            "residual spline, context",
+            lambda: spline(3, context=N_CONTEXT),
+            (3,),
+            conditional=True,
+        ),
+        Case("residual spline, one dimension", lambda: spline(1), (1,)),
         Case("reverse", lambda: autoregressive(5, reverse=True), (5,)),
         Case(
             "reverse, context",
@@ -130,6 +159,21 @@ CASES: dict[type, list[Case]] = {
             conditional=True,
         ),
         Case("one net", one_net_coupling, (5,)),
+        Case("residual spline", spline_coupling, (5,)),
+        Case("additive", lambda: Coupling(MLP(3, 2), Additive(), n_first=3), (5,)),
+    ],
+    ActNorm: [
+        Case("one dimension", lambda: set_act_norm(1), (1,)),
+        Case("five dimensions", lambda: set_act_norm(5), (5,)),
+    ],
+    DiagonalScaling: [Case("five dimensions", lambda: DiagonalScaling(5), (5,))],
+    LULinear: [
+        Case("one dimension", lambda: LULinear(1), (1,)),
+        Case("five dimensions", lambda: LULinear(5), (5,)),
+    ],
+    Orthogonal: [
+        Case("one dimension", lambda: Orthogonal(1), (1,)),
+        Case("five dimensions", lambda: Orthogonal(5), (5,)),
     ],
     BatchNorm: [
         Case("one dimension", lambda: BatchNorm(1), (1,)),
@@ -191,7 +235,11 @@ def test_every_transform_has_a_case() -> None:
     found = set(concrete_subclasses(Transform, nfbench.transforms))
     assert found == set(CASES) | ELSEWHERE, "give the new transform a case in CASES"
     assert all(CASES.values())
-    assert set(concrete_subclasses(Elementwise, nfbench.transforms)) == {Affine}
+    assert set(concrete_subclasses(Elementwise, nfbench.transforms)) == {
+        Additive,
+        Affine,
+        RationalQuadratic,
+    }
 
 
 @ALL

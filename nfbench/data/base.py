@@ -17,8 +17,7 @@ from .dataset import Dataset, fingerprint
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which rows make up batch number t: a pure function of (seed, epoch, rank), so a resume needs
-    no state.
+    """The rows of batch t: a pure function of (seed, epoch, rank), so a resume needs no state.
 
     Each epoch is a fresh permutation of the ``n`` rows, shared out among ``world_size`` ranks; the
     ragged end of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
@@ -70,8 +69,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 class ChunkLoader:
-    """The training batches between two validations, a chunk of several at a time: (k, batch_size,
-    *event).
+    """The training batches up to the next validation, in chunks (k, batch_size, *event).
 
     It starts from the step that ``step()`` tells, so a resumed run goes on where it was cut.
     """

@@ -27,6 +27,7 @@ class Bsds300(Dataset):
     )
 
     def read(self, root: Path, seed: int) -> Splits:
+        """Read the published patches, each split (n, 63), whatever the seed."""
         import h5py  # Slow to import, and one data set needs it.
 
         source = self.find(root)

@@ -27,10 +27,12 @@ class NoisyCurves(Toy):
     panels: int
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Independent draws, (n, 2) float64: uniform in u on a random curve, plus noise."""
         points = self.curve(rng.random(n), rng.integers(self.n_curves, size=n))
         return points + self.noise * rng.standard_normal((n, 2))
 
     def density(self, x: np.ndarray) -> np.ndarray:
+        """The log-density by quadrature, x (n, 2) float64 -> (n,), in nats."""
         centers, log_weights = self._nodes()
         # log N(x; c, s^2 I) = x.c / s^2 - |c|^2 / 2 s^2, and what is the same for every center c.
         slopes = (centers / self.noise**2).T  # (2, K)

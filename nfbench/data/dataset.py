@@ -35,6 +35,7 @@ class Splits:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by the names of their splits, in order."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
@@ -60,9 +61,11 @@ class Source:
         return " + ".join(self.files)
 
     def paths(self, root: Path) -> list[Path]:
+        """The paths of its files below the data root `root`."""
         return [root / file for file in self.files]
 
     def is_in(self, root: Path) -> bool:
+        """Whether all its files are below the data root `root`."""
         return all(path.is_file() for path in self.paths(root))
 
 

@@ -23,6 +23,7 @@ class Digits(Dataset):
     levels: int | None = 17
 
     def read(self, root: Path, seed: int) -> Splits:
+        """Permute and cut the images, uint8 (n, 1, 8, 8), and labels (n,), whatever the seed."""
         from sklearn.datasets import load_digits  # Slow to import, and one data set needs it.
 
         digits = load_digits()

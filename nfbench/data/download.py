@@ -42,6 +42,11 @@ class ResumingDownloader:
     pause_seconds: float = 2.0
 
     def __call__(self, url: str, output_file: str, _pooch: Any) -> None:
+        """Download `url` to the part, then move it to `output_file`, as pooch asks.
+
+        Raises:
+            UsageError: the server refuses, or `n_tries` requests in a row brought nothing.
+        """
         bar = Progress(
             *Progress.get_default_columns()[:2],
             DownloadColumn(),
@@ -143,6 +148,7 @@ def sidecar(path: Path) -> Path:
 
 
 def record_sha256(path: Path) -> None:
+    """Write the SHA-256 of `path`, computed now, to its sidecar."""
     with replacing(sidecar(path)) as file:
         file.write(f"{pooch.file_hash(path)}  {path.name}\n".encode())
 

@@ -39,6 +39,11 @@ class Miniboone(Dataset):
     )
 
     def read(self, root: Path, seed: int) -> Splits:
+        """Read the signal, hold out and standardize, each split (n, 43), whatever the seed.
+
+        Raises:
+            UsageError: rows whose head is not the published one.
+        """
         source = self.find(root)
         (path,) = source.paths(root)
         n_rows, n_columns = sum(self.sizes), self.event_shape[0]

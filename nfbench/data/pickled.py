@@ -72,11 +72,14 @@ def trace(file: IO[bytes]) -> Any:
 
 
 class _Machine:
+    """The stack and the memo of a pickle, of which no instruction is carried out, only traced."""
+
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Follow one instruction."""
         name, stack = opcode.name, self.stack
         if name.endswith("GET"):
             stack.append(self.memo[argument])

@@ -34,11 +34,17 @@ class Toy(Dataset):
         """The log-density, x (n, 2) float64 -> (n,), in nats."""
 
     def read(self, root: Path, seed: int) -> Splits:
+        """Draw train, val and test, float32 (n, 2), one after the other from one generator."""
         rng = np.random.default_rng(seed)
         train, val, test = (self.sample(n, rng).astype(np.float32) for n in self.sizes)
         return Splits(train, val, test)
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
+        """The true log-density, x (n, 2) -> (n,) float64, in nats.
+
+        Raises:
+            UsageError: points of another shape.
+        """
         if x.ndim != 2 or x.shape[1:] != self.event_shape:
             raise UsageError(f"{self.name}: expected points of shape (n, 2), got {x.shape}")
         return self.density(x.astype(np.float64))
@@ -55,6 +61,7 @@ class Checkerboard(Toy):
     title: str = "Checkerboard"
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Independent draws, (n, 2) float64: a random black square, then a random cell of it."""
         row, pair = rng.integers(4, size=n), rng.integers(2, size=n)
         corner = 2.0 * np.stack([2 * pair + row % 2, row], axis=1) - 4
         # The middles of 2^20 cells: float32 holds them, so that no point is rounded onto an edge,
@@ -62,6 +69,7 @@ class Checkerboard(Toy):
         return corner + (rng.integers(2**20, size=(n, 2)) + 0.5) / 2**19
 
     def density(self, x: np.ndarray) -> np.ndarray:
+        """The log-density, -log 32 or -inf, x (n, 2) float64 -> (n,), in nats."""
         square = np.floor(x / 2)
         on_board = ((square >= -2) & (square < 2)).all(axis=1)
         return np.where(on_board & (square.sum(axis=1) % 2 == 0), -np.log(32.0), -np.inf)
@@ -85,11 +93,13 @@ class Pinwheel(Toy):
     STD: ClassVar[np.ndarray] = np.array([0.5, 0.2])
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Independent draws, (n, 2) float64: points y of the mixture, twisted."""
         blade = rng.integers(self.N_BLADES, size=n)
         y = self.MEAN + self.STD * rng.standard_normal((n, 2))
         return turn(y, 2 * np.pi * blade / self.N_BLADES + _twist(y))
 
     def density(self, x: np.ndarray) -> np.ndarray:
+        """The log-density of the mixture at x untwisted, x (n, 2) float64 -> (n,), in nats."""
         y = turn(x, -_twist(x))
         turns = 2 * np.pi * np.arange(self.N_BLADES) / self.N_BLADES
         blades = np.stack([(turn(y, -angle) - self.MEAN) / self.STD for angle in turns])

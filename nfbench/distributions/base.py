@@ -21,7 +21,7 @@ class Distribution(nn.Module, ABC):
 
 
 class Parameterless(Distribution):
-    """A fixed density over an event shape; an empty buffer follows the module's device and dtype."""
+    """A fixed density over an event shape; an empty buffer keeps the module's device and dtype."""
 
     anchor: Tensor
 

@@ -23,7 +23,8 @@ class AutoregressiveMixture(Distribution):
         super().__init__()
         if made.n_parameters != 3 * components:
             raise ValueError(
-                f"made: expected {3 * components} parameters per dimension, got {made.n_parameters}"
+                f"made: expected {3 * components} parameters per dimension, "
+                f"got {made.n_parameters}"
             )
         self.made, self.components = made, components
         nn.init.normal_(made.biases[-1])
@@ -40,9 +41,7 @@ class AutoregressiveMixture(Distribution):
         return self.log_terms(z, self.made(z, context)).sum(1)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick a component for each scalar and color its noise; return the value and its
-        log-density.
-        """
+        """Pick a component per scalar and color its noise; return the value and log-density."""
         logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
         chosen = torch.multinomial(logits.softmax(0).t(), 1).t()  # (1, B)
         mean, log_precision = means.gather(0, chosen)[0], log_precisions.gather(0, chosen)[0]

@@ -11,9 +11,7 @@ from nfbench.transforms.base import Compose, Transform
 
 
 class Flow(DensityModel):
-    """``log p(x) = log p_base(z) + log|det dz/dx|`` with ``z = transform(x)``; sampling runs it
-    backwards.
-    """
+    """``log p(x) = log p_base(z) + log|det dz/dx|``, ``z = transform(x)``; sampling inverts it."""
 
     def __init__(self, base: Distribution, transform: Transform) -> None:
         super().__init__()
@@ -44,8 +42,10 @@ class Flow(DensityModel):
         """Set the statistics that the transform takes from the training set (N, *event)."""
         training = self.training
         self.eval()
-        self.transform.calibrate(x, context)
-        self.train(training)
+        try:
+            self.transform.calibrate(x, context)
+        finally:
+            self.train(training)
 
     def after(self, transforms: Sequence[Transform]) -> "Flow":
         """The same flow on data that pass through ``transforms`` first."""

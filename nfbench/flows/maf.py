@@ -1,6 +1,4 @@
-"""Masked autoregressive flow and its relatives MADE, MADE MoG and MAF MoG (Papamakarios et al.
-2017).
-"""
+"""Masked autoregressive flow, MADE, MADE MoG and MAF MoG (Papamakarios et al. 2017)."""
 
 from collections.abc import Sequence
 from math import prod
@@ -28,8 +26,7 @@ def maf(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """MAF (K): ``layers`` affine MADE layers, the order of the inputs turned round at each, with
-    batch norm.
+    """MAF (K): ``layers`` affine MADEs, the inputs' order reversed at each, with batch norm.
 
     ``scale`` names a map of ``Affine``; the default, half an unbounded log-precision, is the
     paper's.
@@ -88,7 +85,7 @@ def maf_mog(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """MAF MoG (K): ``layers`` of MAF over a base that is an autoregressive mixture of Gaussians."""
+    """MAF MoG (K): ``layers`` of MAF over a base that is MADE MoG, a mixture of Gaussians."""
     flow = maf(
         event_shape,
         context_features=context_features,

@@ -1,4 +1,4 @@
-"""Real NVP for vectors (Dinh et al. 2016, as set up for tabular data by Papamakarios et al. 2017)."""
+"""Real NVP (Dinh et al. 2016), set up for tabular data as by Papamakarios et al. (2017)."""
 
 from collections.abc import Sequence
 from math import prod
@@ -27,8 +27,7 @@ def realnvp(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """Real NVP (K): ``layers`` affine couplings over alternate dimensions, the halves swapped at
-    each.
+    """Real NVP (K): ``layers`` affine couplings of alternate dimensions, halves swapped at each.
 
     The scale net is tanh, the shift net relu; the log-scale is linear and unbounded unless
     ``scale`` says otherwise.

@@ -1,3 +1,1 @@
-"""Launching what is missing: the same list, the same order, the same command per cell, wherever it
-runs.
-"""
+"""Launching what is missing: the same list, order and command per cell, wherever it runs."""

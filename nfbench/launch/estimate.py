@@ -1,7 +1,9 @@
 """What a cell will cost, from timing a few of its steps."""
 
 import math
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +20,21 @@ EVALUATION_ROWS = 2048
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one process on this machine; ``open_ended`` if early stopping alone ends the run:
-    per epoch then.
+    """Seconds of one process on this machine.
+
+    ``open_ended`` if early stopping alone ends the run: the seconds are then those of an epoch.
     """
 
     seconds: float
     open_ended: bool
 
 
-def estimate(experiment: Experiment) -> Estimate:
-    """Time a few training steps and an evaluation batch on random data of the right shape;
-    extrapolate.
+def estimate(experiment: Experiment, *, threads: int = 1) -> Estimate:
+    """Time a few training steps and a batch of evaluation on random data, and extrapolate.
+
+    The data have the shape and the kind of the real ones.
     """
+    torch.set_num_threads(threads)
     dataset = DATA[experiment.data.name]
     n_train, n_val, n_test = dataset.sizes
     steps_per_epoch = max(1, n_train // experiment.data.batch_size)
@@ -69,12 +74,11 @@ def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> tor
     return torch.randint(levels, (n, *event_shape), dtype=torch.uint8)
 
 
-def seconds(call: object) -> float:
-    """Mean seconds of a call, after a warm-up."""
-    assert callable(call)
-    for _ in range(WARM_UP):
+def seconds(call: Callable[[], object]) -> float:
+    """Median seconds of a call, after a warm-up."""
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        start = time.perf_counter()
         call()
-    start = time.perf_counter()
-    for _ in range(TIMED):
-        call()
-    return (time.perf_counter() - start) / TIMED
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[WARM_UP:])

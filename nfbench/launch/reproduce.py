@@ -1,5 +1,6 @@
-"""reproduce(table): plan, estimate, launch what is missing, render. Imports no torch until it
-estimates.
+"""reproduce(table): plan, estimate, launch what is missing, render.
+
+Imports no torch until it estimates.
 """
 
 import os
@@ -31,8 +32,7 @@ def reproduce(
     dry_run: bool = False,
     root: Path | None = None,
 ) -> bool:
-    """Run the missing cells of a table and render it; tell whether every cell that could run has a
-    number.
+    """Run a table's missing cells and render it; tell whether all that could run have a number.
 
     ``jobs`` cells run side by side: by default as many as there are cores for ``threads`` each,
     one on a GPU.
@@ -51,7 +51,7 @@ def reproduce(
     }
     todo = [job for job in runnable if job.experiment.data.name not in absent]
     n_parallel = jobs or default_jobs(device, threads)
-    show_plan(console, table, planned, todo, absent, n_parallel)
+    show_plan(console, table, planned, todo, absent, n_parallel, threads)
     if dry_run:
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
@@ -77,6 +77,7 @@ def show_plan(
     todo: Sequence[Job],
     absent: set[str],
     n_parallel: int,
+    threads: int,
 ) -> None:
     """Say what is done, what will run and what it costs, and which data are missing."""
     n_done = sum(job.state == DONE for job in jobs)
@@ -84,7 +85,7 @@ def show_plan(
         f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time"
     )
     if todo:
-        costs = estimates(console, todo)
+        costs = estimates(console, todo, threads)
         view = Table("cell", "state", "cost of one process here")
         for job in todo:
             view.add_row(job.name, job.state, duration(*costs[job.name]))
@@ -100,17 +101,17 @@ def show_plan(
         console.print(f"    nfbench data verify {name}", soft_wrap=True)
 
 
-def estimates(console: Console, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
-    """Seconds of each job and whether it is open-ended; cells that differ by seed alone are timed
-    once.
-    """
+def estimates(
+    console: Console, jobs: Sequence[Job], threads: int
+) -> dict[str, tuple[float, bool]]:
+    """Seconds of each job, and if open-ended; cells that differ by seed alone are timed once."""
     from .estimate import estimate
 
     timed: dict[str, tuple[float, bool]] = {}
     with console.status("timing a few steps of each cell"):
         for job in jobs:
             if job.experiment.hash not in timed:
-                cost = estimate(job.experiment)
+                cost = estimate(job.experiment, threads=threads)
                 timed[job.experiment.hash] = (cost.seconds, cost.open_ended)
     return {job.name: timed[job.experiment.hash] for job in jobs}
 
@@ -162,7 +163,8 @@ def launch_with_bar(
             )
         except KeyboardInterrupt:
             console.print(
-                "interrupted; what was running left checkpoints. The same command goes on from there."
+                "interrupted; what was running left checkpoints. "
+                "The same command goes on from there."
             )
             raise SystemExit(130) from None
 
@@ -177,7 +179,7 @@ def finish(console: Console, table: str, root: Path) -> None:
 
 
 def report(console: Console, outcomes: Sequence[Outcome], failed_before: Sequence[Job]) -> bool:
-    """List what failed, with its log and the command that runs it again; tell whether nothing did."""
+    """List what failed, with log and the command to run it again; tell whether nothing did."""
     bad = [outcome.job for outcome in outcomes if outcome.exit_code] + list(failed_before)
     for job in bad:
         lines = [f"failed: {job.name}", f"  log: {job.log}"]

@@ -27,9 +27,8 @@ def autoregress(
     Differentiable by D full passes where a gradient is wanted, otherwise incremental; both are
     exact.
     """
-    wanted = torch.is_grad_enabled() and (
-        noise.requires_grad or any(parameter.requires_grad for parameter in made.parameters())
-    )
+    tensors = [noise, *made.parameters(), *([] if context is None else [context])]
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return (full_passes if wanted else incremental)(made, solve, noise, context)
 
 
@@ -106,7 +105,7 @@ def incremental(
     )  # in the order of generation; in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
     stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # what blocks add to
-    given = None if made.context_weight is None else made.context_weight @ made.given(context).t()
+    offset = made.offset(context)  # (B, hidden)
     total = noise.new_zeros(n)
     activate = ACTIVATIONS[made.activation]
     for n_generated, step in enumerate(plan(made)):
@@ -114,8 +113,8 @@ def incremental(
         for layer, new in enumerate(step.new):
             if new.stop > new.start:
                 units = torch.addmm(step.biases[layer], step.weights[layer], below[:n_below])
-                if layer == 0 and given is not None:
-                    units += given[new]
+                if layer == 0 and offset is not None:
+                    units += offset.t()[new]
                 if stream is not None and layer % 2 == 0:
                     units = stream[new].add_(units)
                 hidden[layer][new] = activate(units)

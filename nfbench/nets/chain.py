@@ -1,4 +1,4 @@
-"""Linear layers with an activation between them, or residual blocks: the inside of MLP and MADE."""
+"""Linear layers with activations between, or residual blocks: the inside of MLP and MADE."""
 
 from collections.abc import Iterable, Sequence
 
@@ -31,12 +31,12 @@ def chain(
     residual: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in); ``offset`` (B, hidden) is a
-    context's part.
+    """``W_n a(... a(W_1 x + b_1 + offset) ...) + b_n`` for x (B, in).
 
-    If ``residual``, each two layers between the first and the last form a block ``h + W' d(a(W a(h)
-    + b)) + b'`` with dropout d of probability ``dropout``, and the last layer takes h as it is
-    (Durkan et al. 2019, section 5, after He et al. 2016).
+    ``offset`` (B, hidden) is a context's part. If ``residual``, each two layers between the first
+    and the last form a block ``h + W' d(a(W a(h) + b)) + b'`` with dropout d of probability
+    ``dropout``, and the last layer takes h as it is (Durkan et al. 2019, section 5, after He et
+    al. 2016).
     """
     activate = ACTIVATIONS[activation]
     first, *others = zip(weights, biases, strict=True)

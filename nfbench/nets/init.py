@@ -15,8 +15,7 @@ BLOCK_BOUND = 1e-3  # of what the last layer of a residual block starts with
 def initialize(
     weights: list[Tensor], biases: list[Tensor], init: str, *, residual: bool = False
 ) -> None:
-    """Fill weights with N(0, 1/(fan_in + 1)) and biases with 0 (authors' code of Papamakarios et
-    al. 2017).
+    """Fill weights with N(0, 1/(fan_in + 1)), biases with 0 (code of Papamakarios et al. 2017).
 
     Residual nets start with U(-r, r), r = fan_in^-1/2, and r = 1e-3 in the second layer of each
     block, weights and biases alike (authors' code of Durkan et al. 2019).

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .activations import check_activation
 from .chain import chain, check_blocks
+from .context import check_context
 from .init import initialize
 
 
@@ -46,6 +47,7 @@ class MADE(nn.Module):
             check_blocks(hidden)
         self.residual, self.dropout = residual, dropout
         self.features, self.n_parameters = features, n_parameters
+        self.context_features = context_features
         self.activation = check_activation(activation)
         widths = [features, *hidden, n_parameters * features]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
@@ -70,28 +72,24 @@ class MADE(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, features) of every dimension in one pass."""
-        offset = None
-        if self.context_weight is not None:
-            offset = F.linear(self.given(context), self.context_weight)
         dropout = self.dropout if self.training else 0.0
         h = chain(
             x,
             self.masked_weights(),
             self.biases,
             self.activation,
-            offset,
+            self.offset(context),
             residual=self.residual,
             dropout=dropout,
         )  # (B, P * D)
         return h.view(-1, self.n_parameters, self.features).movedim(1, 0)
 
-    def given(self, context: Tensor | None) -> Tensor:
-        """The context, which a conditional network must be given."""
-        if context is None:
-            raise ValueError(
-                "context: expected a tensor (B, context_features), got none; this flow is conditional"
-            )
-        return context
+    def offset(self, context: Tensor | None) -> Tensor | None:
+        """What the context adds to the first hidden layer, (B, hidden); none without a context."""
+        check_context(context, self.context_features)
+        if context is None or self.context_weight is None:
+            return None
+        return F.linear(context, self.context_weight)
 
 
 def hidden_degrees(features: int, hidden: Sequence[int], *, conditional: bool) -> list[Tensor]:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from .activations import check_activation
 from .chain import chain, check_blocks
+from .context import check_context
 from .init import initialize
 
 
 class MLP(nn.Module):
-    """``n_parameters`` numbers for each of ``out_features`` dimensions, from an input (B,
-    in_features).
+    """``n_parameters`` numbers for each output dimension, from an input (B, in_features).
 
     Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the
     input. If ``residual``, the hidden layers after the first are blocks of two, as ``chain`` says.
@@ -37,6 +37,7 @@ class MLP(nn.Module):
             check_blocks(hidden)
         self.residual, self.dropout = residual, dropout
         self.n_parameters, self.out_features = n_parameters, out_features
+        self.context_features = context_features
         self.activation = check_activation(activation)
         widths = [in_features + context_features, *hidden, n_parameters * out_features]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
@@ -45,6 +46,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, out_features)."""
+        check_context(context, self.context_features)
         h = x if context is None else torch.cat([x, context], dim=1)
         dropout = self.dropout if self.training else 0.0
         h = chain(

@@ -11,8 +11,7 @@ LIKELIHOODS = ("exact", "estimate", "lower bound")
 
 
 class Transform(nn.Module, ABC):
-    """An invertible map between data ``x`` and noise ``z``, with the log-determinant of its
-    Jacobian.
+    """An invertible map between data ``x`` and noise ``z``, with its Jacobian's log-determinant.
 
     ``forward``: data -> noise, ``log_det = log|det dz/dx|``; ``inverse``: noise -> data,
     ``log_det = log|det dx/dz|``. Both are in nats, summed over the event dimensions, shape (B,).
@@ -94,7 +93,7 @@ class Compose(Transform):
 
 
 def weakest(likelihoods: Iterable[str]) -> str:
-    """The weakest of the claims that parts make about their likelihood; exact if there are none."""
+    """The weakest claim that parts make about their likelihood; exact if there are none."""
     return max(likelihoods, key=LIKELIHOODS.index, default=LIKELIHOODS[0])
 
 

@@ -9,8 +9,7 @@ from .base import Transform
 
 
 class Dequantize(Transform):
-    """``z = (x + u) / levels`` with u ~ U[0, 1) for integers x in 0..levels-1; log_det = -D
-    log(levels).
+    """``z = (x + u) / levels``, u ~ U[0, 1), integers x in 0..levels-1; log_det = -D log(levels).
 
     The log-likelihood of the integers is then bounded from below, in expectation over u (Theis et
     al. 2016, equation 2): a uniform base gives exactly log2(levels) bits per dimension. The
@@ -18,17 +17,20 @@ class Dequantize(Transform):
     """
 
     likelihood = "lower bound"
+    anchor: Tensor
 
     def __init__(self, levels: int) -> None:
         super().__init__()
         self.levels = levels
+        # Integers have no floating-point type: the result takes that of the module.
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Add fresh uniform noise to integers (B, *event) and scale to [0, 1)."""
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        noisy = (x.to(dtype) + torch.rand(x.shape, dtype=dtype, device=x.device)) / self.levels
-        # Rounding can carry the topmost value to 1 exactly.
-        z = noisy.clamp(max=1 - torch.finfo(dtype).eps / 2)
+        x = x if x.is_floating_point() else x.to(self.anchor.dtype)
+        noisy = (x + torch.rand_like(x)) / self.levels
+        # Rounding can carry a value into the cell of the next integer, the topmost one to 1.
+        z = torch.minimum(noisy, (x + 1) * (1 - 2 * torch.finfo(x.dtype).eps) / self.levels)
         return z, self.log_det(z, -1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -37,4 +39,4 @@ class Dequantize(Transform):
 
     def log_det(self, z: Tensor, sign: int) -> Tensor:
         """sign * D log(levels) for every row."""
-        return z.new_full((z.shape[0],), sign * z[0].numel() * math.log(self.levels))
+        return z.new_full((z.shape[0],), sign * z.shape[1:].numel() * math.log(self.levels))

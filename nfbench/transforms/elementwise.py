@@ -11,6 +11,12 @@ from torch import Tensor, nn
 # softplus(x + SOFTPLUS_SHIFT) = 1 at x = 0, so that a zero output means the identity.
 SOFTPLUS_SHIFT = math.log(math.e - 1)
 
+
+def log_softplus(y: Tensor) -> Tensor:
+    """The log of softplus(y), which is y itself where exp y would underflow."""
+    return torch.where(y > -36, F.softplus(y.clamp(min=-36)).log(), y)
+
+
 # A map from the raw output a of a network (and a bound) to the log of the multiplicative scale,
 # data -> noise.
 SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -18,7 +24,7 @@ SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "log_precision": lambda a, bound: 0.5 * a,
     "tanh": lambda a, bound: bound * torch.tanh(a / bound),
     "sigmoid": lambda a, bound: F.logsigmoid(a + 2.0),
-    "softplus": lambda a, bound: F.softplus(a + SOFTPLUS_SHIFT).log(),
+    "softplus": lambda a, bound: log_softplus(a + SOFTPLUS_SHIFT),
     "clamp": lambda a, bound: a.clamp(-bound, bound),
 }
 

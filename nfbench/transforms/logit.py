@@ -10,8 +10,7 @@ from .base import Transform
 
 
 class Logit(Transform):
-    """``z = logit(alpha + (1 - 2 alpha) x)`` for x in [0, 1) (Papamakarios et al. 2017, section
-    4.3).
+    """``z = logit(alpha + (1 - 2 alpha) x)``, x in [0, 1) (Papamakarios et al. 2017, section 4.3).
 
     log_det = sum_d [log(1 - 2 alpha) - log s_d - log(1 - s_d)] with s = alpha + (1 - 2 alpha) x.
 
@@ -28,13 +27,12 @@ class Logit(Transform):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map the unit interval (B, *event) to the real line."""
         s = self.alpha + (1 - 2 * self.alpha) * x
-        z = torch.log(s) - torch.log1p(-s)
+        # 1 - s would lose what is left of it in float32 where x is close to 1; 1 - x does not.
+        z = torch.log(s) - torch.log(self.alpha + (1 - 2 * self.alpha) * (1 - x))
         return z, self.log_det(z)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map the real line to the unit interval; noise outside the logit's range lands outside
-        it.
-        """
+        """Map the real line to the unit interval; noise out of the logit's range lands outside."""
         return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -self.log_det(z)
 
     def log_det(self, z: Tensor) -> Tensor:

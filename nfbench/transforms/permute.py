@@ -11,6 +11,8 @@ from .base import Transform, no_volume_change
 class Permute(Transform):
     """``z_i = x_order[i]``; log_det = 0.
 
+    The order is part of the state, as it may have been drawn.
+
     Raises:
         ValueError: if ``order`` is not a permutation of 0..D-1.
     """
@@ -35,7 +37,5 @@ class Permute(Transform):
 
 
 def alternate(features: int) -> list[int]:
-    """The even dimensions, then the odd ones: the order that makes of alternate halves contiguous
-    ones.
-    """
+    """The even dimensions, then the odd ones: the order that makes alternate halves contiguous."""
     return [*range(0, features, 2), *range(1, features, 2)]

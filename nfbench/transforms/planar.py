@@ -39,11 +39,11 @@ class Planar(Transform):
         self.b = Amortized(torch.randn(layers), context_features=context_features)
 
     def maps(self, context: Tensor | None) -> tuple[Sequence[Tensor], ...]:
-        """For each layer w, u_hat (D,), b and slack = 1 + w.u_hat (); (B, D) and (B,) if amortized."""
+        """w, u_hat (D,), b and slack = 1 + w.u_hat of each layer, or one for every row."""
         w, u, b = self.w(context), self.u(context), self.b(context)
         square, dot = w.square().sum(-1), (w * u).sum(-1)
         nowhere = square == 0
-        slack = torch.where(nowhere, 1.0, F.softplus(dot)).clamp_min(torch.finfo(w.dtype).tiny)
+        slack = torch.where(nowhere, 1.0, F.softplus(dot)).clamp_min(torch.finfo(w.dtype).eps)
         along = (slack - 1 - dot) / torch.where(nowhere, 1.0, square)
         u_hat = torch.addcmul(u, along.unsqueeze(-1), w)
         return w.unbind(-2), u_hat.unbind(-2), b.unbind(-1), slack.unbind(-1)
@@ -70,7 +70,7 @@ class Planar(Transform):
         """log|det dz/dx| (B,) of all layers, from each one's tanh (B,) and slack."""
         if not hs:
             return no_volume_change(x)
-        return tanh_slope(torch.stack(hs, -1), torch.stack(list(slacks), -1)).log().sum(-1)
+        return tanh_slope(torch.stack(list(hs), -1), torch.stack(list(slacks), -1)).log().sum(-1)
 
 
 def project(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

@@ -40,9 +40,9 @@ class Radial(Transform):
 
     def maps(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x0 (layers, D), a and s (layers, 1), one of each for every row if amortized."""
-        tiny = torch.finfo(self.alpha.value.dtype).tiny
-        a = F.softplus(self.alpha(context)).clamp_min(tiny)
-        s = F.softplus(self.beta(context)).clamp_min(tiny)
+        eps = torch.finfo(self.alpha.value.dtype).eps
+        a = F.softplus(self.alpha(context)).clamp_min(eps)
+        s = F.softplus(self.beta(context)).clamp_min(eps)
         return self.center(context), a, s
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

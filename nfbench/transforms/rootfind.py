@@ -19,7 +19,7 @@ def find_root(
     start: Tensor | None = None,
     noise: Tensor | float = 0.0,
 ) -> Tensor:
-    """The root of an increasing function between ``low`` and ``high``, by safeguarded Newton steps.
+    """The root of an increasing function in a bracket, by safeguarded Newton steps.
 
     A Newton step that leaves the bracket, or is not half the step before last, gives way to a
     bisection (Press et al. 2007, section 9.4). After as many steps as the dtype has binary digits

@@ -32,10 +32,9 @@ class Sylvester(Transform):
     With ``context_features`` everything but the permutation is linear in the context.
 
     Raises:
-        ValueError: if ``kind`` is none of these, or ``columns`` is not between 1 and D.
+        ValueError: if ``kind`` is none of these, or ``columns`` is not between 1 and D, or not
+            null for a kind that has no choice.
     """
-
-    identity: Tensor
 
     def __init__(
         self,
@@ -52,38 +51,39 @@ class Sylvester(Transform):
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}; got {kind!r}")
         if columns is not None and not 1 <= columns <= features:
             raise ValueError(f"columns: expected 1 to {features} (dimensions), got {columns}")
-        self.layers, self.kind = layers, kind if features > 1 else "triangular"
-        m = columns if columns and self.kind == "orthogonal" else features
-        eye = torch.eye(features)
-        turned = [eye.flip(0) if layer % 2 else eye for layer in range(layers)]
-        identity = torch.stack(turned) if turned else eye.new_zeros(0, features, features)
-        self.register_buffer("identity", identity, persistent=False)
+        if columns is not None and kind != "orthogonal":
+            raise ValueError(f"columns: expected null for kind {kind!r}, which has {features}")
+        self.features, self.layers = features, layers
+        self.kind = kind if features > 1 else "triangular"
+        m = columns or features
         n_vectors = {"orthogonal": m, "householder": reflections, "triangular": 0}[self.kind]
         # R is above and on the diagonal, R~ without its diagonal below, transposed.
         both = torch.randn(layers, m, m) / m**0.5
         both = both.tril(-1) + SPREAD * both.triu()
-        starts = {"both": both, "diagonal": torch.randn(layers, m), "b": torch.randn(layers, m)}
-        if n_vectors:
-            starts["vectors"] = torch.randn(layers, n_vectors, features)
-        for name, start in starts.items():
-            self.add_module(name, Amortized(start, context_features=context_features))
+        self.both = Amortized(both, context_features=context_features)
+        self.diagonal = Amortized(torch.randn(layers, m), context_features=context_features)
+        self.b = Amortized(torch.randn(layers, m), context_features=context_features)
+        vectors = torch.randn(layers, n_vectors, features)
+        self.vectors = Amortized(vectors, context_features=context_features) if n_vectors else None
 
     def basis(self, context: Tensor | None) -> Tensor:
         """Q (layers, D, M), one for every row if amortized."""
-        if self.kind == "triangular":
-            return self.identity
+        like = self.b.value
+        eye = torch.eye(self.features, dtype=like.dtype, device=like.device)
+        if self.vectors is None:
+            return torch.stack((eye, eye.flip(0)))[torch.arange(self.layers) % 2]
         vectors = self.vectors(context)
         if self.kind == "orthogonal":
             q, r = torch.linalg.qr(vectors.mT)
             # A positive diagonal makes Q unique, and continuous in the vectors.
             return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-        q = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
+        q = eye
         for v in F.normalize(vectors, dim=-1).unbind(-2):
             q = q - 2 * (q @ v.unsqueeze(-1)) * v.unsqueeze(-2)
         return q
 
     def maps(self, context: Tensor | None) -> list[tuple[Tensor, ...]]:
-        """Q (D, M), R, R~ (M, M), b, slack = 1 + r r~ (M,) of each layer, with rows if amortized."""
+        """Q, R, R~, b and slack = 1 + r r~ (M,) of each layer, or one for every row."""
         both, b = self.both(context), self.b(context)
         r_diagonal = both.diagonal(dim1=-2, dim2=-1).tanh()
         diagonal = self.diagonal(context).tanh()
@@ -112,9 +112,7 @@ class Sylvester(Transform):
         return z, -log_product(z, slopes)
 
 
-def solve_triangular(
-    y: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor, slack: Tensor
-) -> Tensor:
+def solve_triangular(y: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor, slack: Tensor) -> Tensor:
     """The h (B, M) with ``h = tanh(R~ a + b)`` and ``a + R h = y``, its last coordinate first."""
     hs = []
     b = b.expand_as(y)

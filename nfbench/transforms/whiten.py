@@ -7,8 +7,7 @@ from .base import Transform
 
 
 class Whiten(Transform):
-    """``z = L^-1 (x - mean)`` with ``L L^T`` the covariance of the training set; log_det = -sum_d
-    log L_dd.
+    """``z = L^-1 (x - mean)``, ``L L^T`` the training set's covariance; log_det = -sum log L_dd.
 
     With a standard normal base this is the maximum-likelihood Gaussian; ``calibrate`` fits it.
 
@@ -43,16 +42,15 @@ class Whiten(Transform):
     def calibrate(
         self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
     ) -> Tensor:
-        """Fit mean and covariance (maximum likelihood, ddof 0) to the training set ``x`` (N, D) in
-        float64.
-        """
+        """Fit mean and covariance (ddof 0) to the training set ``x`` (N, D) in float64."""
         mean = x.double().mean(0)
         centered = x.double() - mean
         cholesky, failed = torch.linalg.cholesky_ex(centered.t() @ centered / len(x))
         if failed:
             raise ValueError(
-                f"covariance of the training set ({len(x)} rows, {x.shape[1]} dimensions): expected positive "
-                "definite, got a singular matrix; drop constant or duplicate dimensions"
+                f"covariance of the training set ({len(x)} rows, {x.shape[1]} dimensions): "
+                "expected positive definite, got a singular matrix; "
+                "drop constant or duplicate dimensions"
             )
         self.mean.copy_(mean)
         self.cholesky.copy_(cholesky)

@@ -111,7 +111,7 @@ def test_wrong_splits_are_refused(wrong: Splits, message: str) -> None:
 def test_discrete_values_beyond_the_levels_are_refused() -> None:
     splits = zeros(np.uint8)
     splits.val[0, 0] = 17
-    with pytest.raises(UsageError, match="val .*below 17"):
+    with pytest.raises(UsageError, match=r"val .*below 17"):
         Given(splits=splits, levels=17).load()
 
 
