@@ -18,7 +18,7 @@ TARGET = 0.4  # of the fastest peer's time
 def nfbench_flow(name: str) -> Candidate:
     """Closed form from data to noise; the parameters of all layers in three tensors."""
     flow = FLOWS[name]([FEATURES], layers=LAYERS)
-    return Candidate(flow, flow.log_prob, flow.sample, "samples too")
+    return Candidate(flow, flow.log_prob, flow.sample, "samples by the inverse")
 
 
 def normflows_stack(name: str) -> Candidate:
@@ -27,8 +27,8 @@ def normflows_stack(name: str) -> Candidate:
 
     layer = {"planar": flows.Planar, "radial": flows.Radial}[name]
     parts = [flows.base.Reverse(layer((FEATURES,))) for _ in range(LAYERS)]
-    flow = normflows_flow(FEATURES, parts, "layers reversed; has no samples then")
-    return replace(flow, sample=refuse)
+    remark = "layers reversed; cannot sample then"
+    return replace(normflows_flow(FEATURES, parts, ""), sample=refuse, remark=remark)
 
 
 def pyro_stack(name: str) -> Candidate:
@@ -36,7 +36,7 @@ def pyro_stack(name: str) -> Candidate:
     from pyro.distributions import transforms
 
     layer = {"planar": transforms.Planar, "radial": transforms.Radial}[name]
-    flow = pyro_flow(FEATURES, [layer(FEATURES) for _ in range(LAYERS)], "has no samples then")
+    flow = pyro_flow(FEATURES, [layer(FEATURES) for _ in range(LAYERS)], "cannot sample then")
     return replace(flow, sample=refuse)
 
 

@@ -88,6 +88,8 @@ def bare(data: DataModule, *, flat: bool) -> Callable[[int], None]:
     order = BatchOrder(len(rows), BATCH, seed=0).epoch(0)
 
     def fit(steps: int) -> None:
+        if steps > len(order):
+            raise ValueError(f"fit: expected at most one epoch, {len(order)} steps; got {steps}")
         flow = model()
         parameters = list(flow.parameters())
         trained = [flatten(parameters)] if flat else parameters

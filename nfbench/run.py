@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from nfbench import checkpoint, provenance, record
+from nfbench.audit import Audit, audit
 from nfbench.build import build_data, build_model, build_module, build_schedule
 from nfbench.callbacks import Checkpoints, Curve, ProgressBar
 from nfbench.config import Experiment
@@ -87,10 +88,10 @@ def execute(
     checkpoints = Checkpoints(record.run_dir(experiment, root), experiment.hash, stop)
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
-    failure, metrics = None, Metrics()
+    failure, metrics, checks = None, Metrics(), Audit()
     try:
         train(module, data, checkpoints, root, bar)
-        metrics = test(module, data, checkpoints)
+        metrics, checks = test(module, data, checkpoints)
     except FailedRunError as error:
         failure = error.failure
         log.error("%s", error)
@@ -100,7 +101,7 @@ def execute(
         experiment=experiment.identity(),
         metrics=metrics,
         likelihood={"kind": module.model.likelihood},
-        audit={},
+        audit=checks,
         speed={},
         model=describe_model(module, failed=failure is not None),
         data=data.describe(),
@@ -150,8 +151,10 @@ def failure_of(error: NonFiniteLossError, data: DataModule, good: str | None) ->
     )
 
 
-def test(module: DensityModule, data: DataModule, checkpoints: Checkpoints) -> Metrics:
-    """Evaluate the best weights; leave what comparisons and figures need beside the checkpoints.
+def test(
+    module: DensityModule, data: DataModule, checkpoints: Checkpoints
+) -> tuple[Metrics, Audit]:
+    """Evaluate and audit the best weights; leave what figures need beside the checkpoints.
 
     Raises:
         FailedRunError: if no validation was finite, or a log-likelihood is not.
@@ -168,7 +171,7 @@ def test(module: DensityModule, data: DataModule, checkpoints: Checkpoints) -> M
     np.save(directory / "test_log_prob.npy", values.numpy().astype(np.float32))
     module.to(data.train.device)
     save_pictures(module.model, data, directory / "pictures.npz")
-    return metrics
+    return metrics, audit(module.model, data.test)
 
 
 def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:

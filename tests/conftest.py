@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-# Other libraries, with which test_peers.py compares: it is collected where all are installed.
+# Other libraries, with which test_peers*.py compare: collected where all are installed.
 PEERS = ("nflows", "normflows", "pyro", "zuko")
-collect_ignore = [] if all(find_spec(name) for name in PEERS) else ["test_peers.py"]
+collect_ignore_glob = [] if all(find_spec(name) for name in PEERS) else ["test_peers*.py"]
 
 
 @pytest.fixture(scope="session", autouse=True)

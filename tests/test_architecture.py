@@ -66,11 +66,12 @@ TORCH = {
     "callbacks": "checkpoint errors metrics module record signals",
     "provenance": "config module",
     "pictures": "data.base density",
+    "audit": "density flows transforms",
     "evaluation": "data.base errors metrics module",
     "build": "config data data.base density errors flows module objectives schedule selection"
     " transforms",
-    "run": "build callbacks checkpoint config data.base errors evaluation metrics module pictures"
-    " provenance record signals",
+    "run": "audit build callbacks checkpoint config data.base errors evaluation metrics module"
+    " pictures provenance record signals",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "launch.estimate": "build config data flat module",

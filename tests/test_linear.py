@@ -128,6 +128,11 @@ def test_act_norm_takes_nothing_from_a_single_row_and_no_scale_from_a_constant()
     close(norm(x)[0], torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
 
 
+def test_act_norm_takes_the_scale_of_float32_data_far_from_zero() -> None:
+    norm, x = ActNorm(3).float().train(), (torch.randn(500, 3) * 0.1 + 1e3).float()
+    assert norm(x)[0].std(0, correction=0).tolist() == pytest.approx([1.0] * 3, rel=1e-3)
+
+
 def test_act_norm_passes_gradients_at_its_first_batch() -> None:
     norm, x = ActNorm(3).train(), batch().requires_grad_()
     z, log_det = norm(x)
@@ -149,7 +154,7 @@ def test_mixings_start_as_rotations_and_survive_a_file(kind: str) -> None:
 
 
 def test_an_unknown_mixing_is_refused() -> None:
-    with pytest.raises(ValueError, match="mixing: expected one of none, .*got 'shake'"):
+    with pytest.raises(ValueError, match=r"mixing: expected one of none, .*got 'shake'"):
         mix("shake", 3)
 
 

@@ -78,7 +78,7 @@ def test_near_zero_start_is_near_a_rotation(kind: str) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="kind: expected one of coupling, auto.*got 'spline'"):
+    with pytest.raises(ValueError, match=r"kind: expected one of coupling, auto.*got 'spline'"):
         nsf([5], kind="spline")
 
 
@@ -114,7 +114,10 @@ def test_iaf_is_maf_turned_round() -> None:
     flow, other = iaf([4], activation="relu", **arguments), maf([4], batch_norm=False, **arguments)
     randomize(flow)
     other.load_state_dict(
-        {key.replace("transform.transform.", "transform."): v for key, v in flow.state_dict().items()}
+        {
+            key.replace("transform.transform.", "transform."): v
+            for key, v in flow.state_dict().items()
+        }
     )
     z = torch.randn(7, 4)
     close(flow.transform.inverse(z)[0], other.transform(z)[0])
@@ -139,7 +142,9 @@ def test_first_batch_of_glow_is_normalized_layer_by_layer() -> None:
             close(x.std(0, correction=0), torch.ones(4))
 
 
-@pytest.mark.parametrize(("mixing", "n_linear"), [("linear", 3), ("reverse", 0), ("permutation", 0)])
+@pytest.mark.parametrize(
+    ("mixing", "n_linear"), [("linear", 3), ("reverse", 0), ("permutation", 0)]
+)
 def test_glow_mixes_as_it_is_told(mixing: str, n_linear: int) -> None:
     parts = glow([4], layers=3, hidden=(8,), mixing=mixing).transform.parts
     assert sum(isinstance(part, LULinear) for part in parts) == n_linear

@@ -136,12 +136,6 @@ def test_a_row_of_context_is_a_flow_of_its_own(build: type[Transform]) -> None:
             close(log_det[row : row + 1], own_log_det)
 
 
-@BOTH
-def test_context_is_asked_for(build: type[Transform]) -> None:
-    with pytest.raises(ValueError, match="context: expected rows of 2 features, got None"):
-        build(3, layers=1, context_features=2)(torch.randn(1, 3))
-
-
 # w.u_hat -> -1 as w.u -> -inf; |w| large makes tanh a step.
 SATURATED: dict[str, Callable[[], Transform]] = {
     "w.u_hat near -1": lambda: planar([1.0, 0.5], [-12.0, -20.0], 0.3),
@@ -175,7 +169,7 @@ def test_saturated_maps_are_inverted_to_rounding(name: str, dtype: torch.dtype) 
             # Rounding grows on the way back where the map contracts by more than this.
             kept = log_det > -1
             size = max(start.abs().max().item(), image.abs().max().item())
-            assert (again - start)[kept].abs().max() <= tolerance * size
+            torch.testing.assert_close(again[kept], start[kept], rtol=0, atol=tolerance * size)
             torch.testing.assert_close(
                 log_det[kept], -log_det_back[kept], rtol=tolerance, atol=10 * tolerance
             )
@@ -233,8 +227,9 @@ def test_any_parameters_give_an_invertible_planar_map(
     w: list[float], u: list[float], b: float, point: list[float]
 ) -> None:
     transform = planar(w, u, b)
-    (w_row,), (u_hat,), _, (slack,) = transform.maps(None)
-    size = float((w_row * u_hat).abs().sum() + (w_row * torch.tensor(u)).abs().sum())
+    with torch.no_grad():
+        (w_row,), (u_hat,), _, (slack,) = transform.maps(None)
+    size = w_row.abs() @ (u_hat.abs() + torch.tensor(u).abs())
     assert slack > 0
     assert w_row @ u_hat >= -1 - 1e-14 * size
     z = torch.tensor([point])

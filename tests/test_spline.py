@@ -1,4 +1,4 @@
-"""The rational-quadratic spline: monotone, smooth at its knots, exact at its edges, far out too."""
+"""The rational-quadratic spline: monotone, smooth at its knots, exact at its edges and far out."""
 
 import pytest
 import torch
@@ -69,11 +69,12 @@ def test_log_slope_is_that_of_autograd(bins: int, way: str) -> None:
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    bins=st.integers(1, 20), spread=st.floats(0, 20), seed=st.integers(0, 10**6), back=st.booleans()
+    bins=st.integers(1, 20),
+    spread=st.floats(0, 20),
+    seed=st.integers(0, 10**6),
+    back=st.booleans(),
 )
-def test_larger_inputs_have_larger_images(
-    bins: int, spread: float, seed: int, back: bool
-) -> None:
+def test_larger_inputs_have_larger_images(bins: int, spread: float, seed: int, back: bool) -> None:
     torch.manual_seed(seed)
     theta = parameters(bins, 1, spread).expand(-1, 2000)
     x = torch.linspace(-BOUND - 1, BOUND + 1, 2000)
@@ -176,3 +177,25 @@ def test_temperature_divides_widths_and_heights_alone() -> None:
 def test_errors_say_what_was_expected(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RationalQuadratic(**arguments)
+
+
+@pytest.mark.parametrize("steep", [5e2, 5e3])
+def test_inverse_is_accurate_where_the_spline_ends_a_bin_steeply(steep: float) -> None:
+    """The textbook root subtracts numbers that are almost the same there."""
+    theta = torch.zeros(5, 1001)  # two equal bins, their common knot at 0
+    theta[4] = steep
+    z = torch.linspace(-BOUND, 0, 1001).float()
+    exact, log_det = spline(2).inverse(z.double(), theta)
+    rough, _ = spline(2).float().inverse(z, theta.float())
+    assert ((rough - exact).abs() <= 5e-7 * (1 + log_det.exp())).all()
+
+
+def test_gradients_are_finite_where_the_discriminant_rounds_to_nothing() -> None:
+    """Just below the flat end of a steep bin, in float32."""
+    each, theta = spline(3).float(), parameters(3, 20_000, 50.0).float().requires_grad_()
+    z = torch.nextafter(each.knots(theta).detach()[1, 2], torch.tensor(-10.0).float())
+    z.requires_grad_()
+    x, log_det = each.inverse(z, theta)
+    (x.sum() + log_det.sum()).backward()
+    for tensor in (x, log_det, z.grad, theta.grad):
+        assert tensor is not None and tensor.isfinite().all()

@@ -81,7 +81,7 @@ def test_one_layer_is_the_formula() -> None:
 def test_one_column_is_a_planar_flow() -> None:
     """Q R becomes u_hat, R~ Q^T becomes w."""
     ours, planar = sylvester(4, "orthogonal", layers=1, columns=1), Planar(4, layers=1)
-    ((q, r, r_tilde, b, slack),) = ours.maps(None)
+    ((q, _, r_tilde, b, slack),) = ours.maps(None)
     w = (q @ r_tilde.T)[:, 0]
     dot = slack.expm1().log()  # whose softplus is the slack
     with torch.no_grad():
@@ -103,12 +103,12 @@ def test_any_parameters_are_invertible(kind: str, seed: int, magnitude: float) -
     with torch.no_grad():
         for parameter in transform.parameters():
             parameter.normal_(0, 10**magnitude)
-    ((_, r, r_tilde, _, slack),) = transform.maps(None)
+        ((_, r, r_tilde, _, slack),) = transform.maps(None)
     assert (slack > 0).all()
     assert (r.diagonal().abs() <= 1).all() and (r_tilde.diagonal().abs() <= 1).all()
     z = 3 * torch.randn(5, 3)
     x, log_det = transform.inverse(z)
-    again, log_det_back = transform(x)
+    again, _ = transform(x)
     assert log_det.isfinite().all()
     # What R and R~ multiply, they multiply the rounding of, once for each coordinate.
     size = 1 + float(r.abs().sum() * r_tilde.abs().sum())

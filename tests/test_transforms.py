@@ -32,9 +32,12 @@ from nfbench.transforms.lu import LULinear
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.orthogonal import Orthogonal
 from nfbench.transforms.permute import Permute
+from nfbench.transforms.planar import Planar
+from nfbench.transforms.radial import Radial
 from nfbench.transforms.reshape import Flatten
 from nfbench.transforms.scaling import DiagonalScaling
 from nfbench.transforms.spline import RationalQuadratic
+from nfbench.transforms.sylvester import KINDS, Sylvester
 from nfbench.transforms.whiten import Whiten
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -101,7 +104,9 @@ def one_net_coupling() -> Transform:
 
 
 def spline(features: int, *, context: int = 0) -> Transform:
-    net = MADE(features, n_parameters=11, hidden=(16, 16, 16), residual=True, context_features=context)
+    net = MADE(
+        features, n_parameters=11, hidden=(16, 16, 16), residual=True, context_features=context
+    )
     return Autoregressive(net, RationalQuadratic(bins=4))
 
 
@@ -206,6 +211,38 @@ CASES: dict[type, list[Case]] = {
             conditional=True,
         ),
         Case("of an inverse", lambda: Inverse(Inverse(coupling(5))), (5,)),
+    ],
+    Planar: [
+        Case("one dimension", lambda: Planar(1, layers=3), (1,)),
+        Case("five dimensions", lambda: Planar(5, layers=3), (5,)),
+        Case(
+            "context",
+            lambda: Planar(3, layers=2, context_features=N_CONTEXT),
+            (3,),
+            conditional=True,
+        ),
+    ],
+    Radial: [
+        Case("one dimension", lambda: Radial(1, layers=3), (1,)),
+        Case("five dimensions", lambda: Radial(5, layers=3), (5,)),
+        Case(
+            "context",
+            lambda: Radial(3, layers=2, context_features=N_CONTEXT),
+            (3,),
+            conditional=True,
+        ),
+    ],
+    Sylvester: [
+        *(Case(kind, lambda k=kind: Sylvester(4, layers=2, kind=k), (4,)) for kind in KINDS),
+        *(
+            Case(
+                f"{kind}, context",
+                lambda k=kind: Sylvester(3, layers=2, kind=k, context_features=N_CONTEXT),
+                (3,),
+                conditional=True,
+            )
+            for kind in KINDS
+        ),
     ],
     Compose: [
         Case("empty", lambda: Compose([]), (5,)),

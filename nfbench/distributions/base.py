@@ -11,6 +11,10 @@ from torch import Tensor, nn
 class Distribution(nn.Module, ABC):
     """A density over noise (B, *event) that can be sampled."""
 
+    # Evaluations of networks that wait for each other, for a density and for a sample.
+    passes: int = 0
+    sample_passes: int = 0
+
     @abstractmethod
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of each row in nats, shape (B,)."""

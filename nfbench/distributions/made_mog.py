@@ -27,6 +27,7 @@ class AutoregressiveMixture(Distribution):
                 f"got {made.n_parameters}"
             )
         self.made, self.components = made, components
+        self.passes, self.sample_passes = 1, made.features
         nn.init.normal_(made.biases[-1])
 
     def log_terms(self, z: Tensor, parameters: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ def iaf(
     """IAF (K): MAF turned round, one pass noise -> data, one step per dimension data -> noise.
 
     With the default ``scale`` a layer is ``x = sigmoid(a + 2) (z - m)``: the gate of the paper's
-    equation 14, open at the start, with the shift inside it. Sizes are those of the paper's
-    MNIST models.
+    section 4, open at the start, with another parametrization of the shift. Sizes are those of
+    its MNIST models.
     """
     flow = maf(
         event_shape,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.nets.made import MADE
@@ -41,7 +41,7 @@ def nsf(
     # In the authors' code the couplings' widths and heights are divided by this, the others' not.
     temperature = hidden**0.5 if kind == "coupling" else 1.0
     spline = RationalQuadratic(bins=bins, tail_bound=tail_bound, temperature=temperature)
-    net = {
+    net: dict[str, Any] = {
         "n_parameters": spline.n_parameters,
         "hidden": [hidden] * (2 * blocks + 1),
         "activation": activation,

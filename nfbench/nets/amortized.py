@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .context import check_context
 from .init import NEAR_ZERO
 
 
@@ -12,19 +13,19 @@ class Amortized(nn.Module):
     ``value`` starts as ``initial``, the weight (C, *shape) close to zero.
 
     Raises:
-        ValueError: when called, if a context is due and there is none.
+        ValueError: when called, if the context is not what ``context_features`` says.
     """
 
     def __init__(self, initial: Tensor, *, context_features: int = 0) -> None:
         super().__init__()
+        self.context_features = context_features
         self.value = nn.Parameter(initial)
         weight = NEAR_ZERO * torch.randn(context_features, *initial.shape, dtype=initial.dtype)
         self.weight = nn.Parameter(weight) if context_features else None
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The numbers, for every row of a context if they depend on one."""
-        if self.weight is None:
+        check_context(context, self.context_features)
+        if context is None or self.weight is None:
             return self.value
-        if context is None:
-            raise ValueError(f"context: expected rows of {len(self.weight)} features, got None")
         return self.value + torch.tensordot(context, self.weight, dims=1)

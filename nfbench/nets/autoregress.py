@@ -104,7 +104,7 @@ def incremental(
         torch.empty_like(noise),
     )  # in the order of generation; in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
-    stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # what blocks add to
+    stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # sum of blocks
     offset = made.offset(context)  # (B, hidden)
     total = noise.new_zeros(n)
     activate = ACTIVATIONS[made.activation]

@@ -35,8 +35,8 @@ def chain(
 
     ``offset`` (B, hidden) is a context's part. If ``residual``, each two layers between the first
     and the last form a block ``h + W' d(a(W a(h) + b)) + b'`` with dropout d of probability
-    ``dropout``, and the last layer takes h as it is (Durkan et al. 2019, section 5, after He et
-    al. 2016).
+    ``dropout``, and the last layer takes h as it is (He et al. 2016, as used by Durkan et al.
+    2019).
     """
     activate = ACTIVATIONS[activation]
     first, *others = zip(weights, biases, strict=True)

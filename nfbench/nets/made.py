@@ -22,7 +22,7 @@ class MADE(nn.Module):
     Papamakarios et al. 2017).
     ``reverse`` turns the input order round, so that no activation is ever permuted. With a context
     there are units of degree 0, which see the context alone: the first dimension is conditioned on
-    it too. If ``residual``, the hidden layers after the first are blocks of two, as ``chain`` says.
+    it too. If ``residual``, hidden layers after the first are blocks of two, as ``chain`` says.
 
     Returns (n_parameters, B, features).
     """

@@ -16,7 +16,7 @@ class MLP(nn.Module):
     """``n_parameters`` numbers for each output dimension, from an input (B, in_features).
 
     Returns (n_parameters, B, out_features). A context (B, context_features) is joined to the
-    input. If ``residual``, the hidden layers after the first are blocks of two, as ``chain`` says.
+    input. If ``residual``, hidden layers after the first are blocks of two, as ``chain`` says.
     """
 
     def __init__(

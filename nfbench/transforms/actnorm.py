@@ -8,13 +8,12 @@ from .base import Transform
 
 
 class ActNorm(Transform):
-    """``z = exp(s) x + b``, of mean 0 and variance 1 over the first batch that is seen in training
-    mode.
+    """``z = exp(s) x + b``, of mean 0 and variance 1 over the first batch in training mode.
 
-    log_det = sum_d s_d. Afterwards s and b are trained as any parameters (Kingma & Dhariwal 2018,
-    section 3.1). Until then it is the identity. That they are set is part of the state, so that a
-    model read from a checkpoint goes on with what it has. A dimension that does not vary over the
-    batch keeps its scale; a single row sets nothing.
+    log_det = sum_d s_d. Until that batch it is the identity; afterwards s and b are trained as any
+    parameters (Kingma & Dhariwal 2018, section 3.1). That they are set is part of the state, so
+    that a model read from a checkpoint goes on with what it has. A dimension that does not vary
+    over the batch keeps its scale; a single row sets nothing.
     """
 
     is_set: Tensor
@@ -40,7 +39,7 @@ class ActNorm(Transform):
 
     @torch.no_grad()
     def set_from(self, x: Tensor) -> bool:
-        """Set scale and shift from a batch (B, D), that of all processes; whether there was one."""
+        """Set scale and shift from the batches (B, D) of all processes; whether that was done."""
         rows = x.detach().double()
         sums = torch.stack([torch.ones_like(rows).sum(0), rows.sum(0), rows.square().sum(0)])
         if dist.is_available() and dist.is_initialized():
@@ -50,7 +49,8 @@ class ActNorm(Transform):
             return False
         mean = total / n
         var = (squares / n - mean.square()).clamp(min=0)
-        varies = var > torch.finfo(x.dtype).eps * squares / n
+        rounding = max(torch.finfo(x.dtype).eps ** 2, 1e-15)  # of the data, of these sums
+        varies = var > rounding * squares / n
         log_scale = torch.where(varies, -0.5 * var.log(), 0.0)
         self.log_scale.copy_(log_scale)
         self.bias.copy_(-mean * log_scale.exp())

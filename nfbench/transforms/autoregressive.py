@@ -16,9 +16,12 @@ class Autoregressive(Transform):
     5-6).
     """
 
+    passes = 1
+
     def __init__(self, made: MADE, elementwise: Elementwise) -> None:
         super().__init__()
         self.made, self.elementwise = made, elementwise
+        self.inverse_passes = made.features
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data (B, D) to noise in one pass."""

@@ -18,6 +18,9 @@ class Transform(nn.Module, ABC):
     """
 
     likelihood: str = "exact"
+    # Evaluations of networks that wait for each other, data -> noise and noise -> data.
+    passes: int = 0
+    inverse_passes: int = 0
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -55,6 +58,8 @@ class Compose(Transform):
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
         self.likelihood = weakest(part.likelihood for part in self.parts)
+        self.passes = sum(part.passes for part in self.parts)
+        self.inverse_passes = sum(part.inverse_passes for part in self.parts)
 
     @property
     def parts(self) -> list[Transform]:

@@ -19,6 +19,8 @@ class Coupling(Transform):
         elementwise: the map f.
     """
 
+    passes = inverse_passes = 1
+
     def __init__(
         self, conditioner: nn.Module, elementwise: Elementwise, *, n_first: int, swap: bool = False
     ) -> None:

@@ -50,7 +50,7 @@ class Elementwise(nn.Module, ABC):
 
 
 class Additive(Elementwise):
-    """Shift alone: ``z = x - m`` (Dinh et al. 2014, equation 10, with the sign as in ``Affine``)."""
+    """Shift alone: ``z = x - m`` (Dinh et al. 2014, section 3.2; signed as in ``Affine``)."""
 
     n_parameters = 1
 

@@ -24,6 +24,7 @@ class Inverse(Transform):
             )
         self.transform = transform
         self.likelihood = transform.likelihood
+        self.passes, self.inverse_passes = transform.inverse_passes, transform.passes
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to noise by the wrapped inverse; return the noise and log|det dz/dx| (B,)."""

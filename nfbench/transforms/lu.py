@@ -9,12 +9,11 @@ from .elementwise import SOFTPLUS_SHIFT
 
 
 class LULinear(Transform):
-    """``z = L U x + b``: L lower triangular with ones, U upper triangular with u_d > 0 on its
-    diagonal.
+    """``z = L U x + b``: L lower triangular with unit diagonal, U upper with u_d > 0 on its own.
 
     log_det = sum_d log u_d, u = softplus(a + log(e - 1)), so that it starts as the identity
     (Kingma & Dhariwal 2018, equation 10; Oliva et al. 2018; the permutation before it is
-    ``Permute``). Both factors lie in one matrix, a in its diagonal.
+    ``Permute``). Both factors lie in one matrix, a on its diagonal.
     """
 
     def __init__(self, features: int) -> None:

@@ -9,7 +9,7 @@ from .base import Transform, no_volume_change
 class Orthogonal(Transform):
     """``z = Q x`` with a random orthogonal matrix Q that is drawn once; log_det = 0.
 
-    It mixes dimensions between couplings (Rezende & Mohamed 2015, section 6.1, for NICE). Q is
+    It mixes dimensions between couplings (Rezende & Mohamed 2015, section 6, for NICE). Q is
     uniform over the orthogonal group and part of the state.
     """
 

@@ -31,7 +31,7 @@ class Planar(Transform):
         super().__init__()
         self.features, self.layers = features, layers
         w = torch.randn(layers, features) / features**0.5
-        # With w.u_hat = 0 and no more, u_hat would be 0.
+        # Here softplus(w.u) = 1, which makes u_hat = 0; what is added is nearly all of it.
         u = SOFTPLUS_SHIFT * w / w.square().sum(-1, keepdim=True)
         u = u + SPREAD * torch.randn(layers, features) / features**0.5
         self.w = Amortized(w, context_features=context_features)
@@ -75,7 +75,10 @@ class Planar(Transform):
 
 def project(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """w.x + b for rows x (B, D), w (D,) or one for each row."""
-    return torch.addmv(b, x, w) if w.dim() == 1 else torch.linalg.vecdot(x, w) + b
+    if w.dim() == 2:
+        return torch.linalg.vecdot(x, w) + b
+    # Not left to broadcasting, which drops the dimension of an empty batch.
+    return torch.addmv(b.expand(len(x)), x, w)
 
 
 def displace(x: Tensor, h: Tensor, u: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ class RationalQuadratic(Elementwise):
         # Of the two ways of writing the root, the one that adds numbers of the same sign.
         sum_of_both = b.abs() + discriminant.sqrt()
         t = torch.where(b >= 0, -2 * c, sum_of_both) / torch.where(b >= 0, sum_of_both, 2 * a)
+        t = t.clamp(0, 1)  # rounding can carry it out, to where the slope may be negative
         return self.with_tails(z, x0 + width * t, -log_slope(t, slope, d0, d1))
 
     def bin(self, inside: Tensor, parameters: Parameters, *, side: int) -> tuple[Tensor, Tensor]:
