@@ -1,4 +1,4 @@
-"""Whether a trained model's numbers can be believed: its log-determinant, inverse, mass and samples."""
+"""Whether a trained model can be believed: its log-determinant, inverse, mass and samples."""
 
 import copy
 import math
@@ -20,12 +20,12 @@ Audit = dict[str, float | int | None]
 
 @torch.no_grad()
 def audit(flow: DensityModel, x: Tensor, context: Tensor | None = None) -> Audit:
-    """Check a flow against itself on rows of data (N, *event), in float64 unless it says otherwise.
+    """Check a flow against itself on rows of data (N, *event), in float64 unless it says not.
 
     - ``log_det_error``: largest |log_det - log|det J|| over rows, J by autograd; null above 256
       dimensions.
     - ``round_trip_error``, ``round_trip_error_float32``: largest |inverse(forward(x)) - x|.
-    - ``passes_per_log_prob``, ``passes_per_sample``: network evaluations that depend on each other.
+    - ``passes_per_log_prob``, ``passes_per_sample``: network evaluations that wait for each other.
     - ``sample_log_prob_error``: largest difference between the log-density that sampling gives and
       that of the sample.
     - ``mass``: integral of the density over a square around two-dimensional data, which holds
@@ -88,7 +88,7 @@ def round_trip_error(transform: Transform, x: Tensor, context: Tensor | None) ->
 
 
 def sample_log_prob_error(flow: Flow, transform: Transform, context: Tensor | None) -> float:
-    """Largest difference between base log-density - log_det of sampling and log_prob of the sample."""
+    """Largest difference between the log-density that sampling gives and log_prob after it."""
     n = N_ROWS if context is None else len(context)
     z = flow.base.sample(n, context)
     x, log_det = transform.inverse(z, context)

@@ -49,9 +49,7 @@ def full_passes(
 
 @dataclass(frozen=True)
 class Step:
-    """What computes one dimension: the new hidden units of each layer, and the dimension's
-    outputs.
-    """
+    """What computes one dimension: new hidden units of each layer, and the dimension's outputs."""
 
     dimension: int
     new: list[slice]  # units of each hidden layer that become known
@@ -61,28 +59,28 @@ class Step:
 
 @torch.no_grad()
 def plan(made: MADE) -> list[Step]:
-    """Cut the masked weights of ``made`` into the slices each step needs."""
+    """Cut the masked weights of ``made`` into the slices each step needs, as views."""
     first, *inner, last = made.masked_weights()
     weights = [first[:, made.order], *inner]
+    outputs = last.view(made.n_parameters, made.features, -1)
+    *hidden_biases, output_bias = (bias[:, None] for bias in made.biases)
+    output_biases = output_bias.view(made.n_parameters, made.features, 1)
     known = [0] * len(made.degrees)
+    # n -> how many units of each hidden layer depend on no more than n dimensions
+    counts = [d.bincount(minlength=made.features).cumsum(0).tolist() for d in made.degrees]
     steps = []
     for n_generated, i in enumerate(made.order):
-        ends = [int((degrees <= n_generated).sum()) for degrees in made.degrees]
+        ends = [count[n_generated] for count in counts]
         new = [slice(begin, end) for begin, end in zip(known, ends, strict=True)]
-        inputs = [n_generated, *ends]
-        outputs = torch.arange(made.n_parameters, device=last.device) * made.features + i
+        sliced = zip(weights, new, [n_generated, *ends], strict=False)
         steps.append(
             Step(
                 dimension=i,
                 new=new,
-                weights=[
-                    w[rows, :n].contiguous()
-                    for w, rows, n in zip(weights, new, inputs, strict=False)
-                ]
-                + [last[outputs, : ends[-1]].contiguous()],
+                weights=[*(w[rows, :n] for w, rows, n in sliced), outputs[:, i, : ends[-1]]],
                 biases=[
-                    b[rows, None].clone()
-                    for b, rows in zip(made.biases, [*new, outputs], strict=True)
+                    *(b[rows] for b, rows in zip(hidden_biases, new, strict=True)),
+                    output_biases[:, i],
                 ],
             )
         )
@@ -94,15 +92,11 @@ def plan(made: MADE) -> list[Step]:
 def incremental(
     made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The fast way: every hidden unit is computed once, in (feature, batch) layout so that slices
-    are contiguous.
-    """
+    """The fast way: each hidden unit is computed once; rows are features, so slices are whole."""
     n = noise.shape[0]
     noise = noise.t().contiguous()
-    generated, x = (
-        torch.empty_like(noise),
-        torch.empty_like(noise),
-    )  # in the order of generation; in data order
+    generated = torch.empty_like(noise)  # in the order of generation
+    x = torch.empty_like(noise)  # in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
     stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # sum of blocks
     offset = made.offset(context)  # (B, hidden)
