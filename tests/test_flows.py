@@ -283,3 +283,14 @@ def test_a_context_that_does_not_fit_is_refused(name: str) -> None:
 def test_a_flow_without_condition_says_so(name: str) -> None:
     with pytest.raises(ValueError, match="expected no context"):
         small(name, 2, N_CONTEXT)
+
+
+@cases(3, contexts=(0,))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_is_named(
+    name: str, features: int, n_context: int, bad: float
+) -> None:
+    x = torch.randn(5, features)
+    x[3, 1] = bad
+    with pytest.raises(ValueError, match=r"1 of 5 rows, the first of them row 3"):
+        random_flow(name, features, n_context).log_prob(x)

@@ -23,7 +23,13 @@ class Flow(DensityModel):
         return self.transform.likelihood
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-likelihood of each row of data (B, *event) in nats, shape (B,)."""
+        """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
+
+        Raises:
+            ValueError: in evaluation, if a row is not finite; names the first.
+        """
+        if not self.training and not x.is_meta:
+            check_finite(x)
         z, log_det = self.transform(x, context)
         return self.base.log_prob(z, context) + log_det
 
@@ -50,3 +56,13 @@ class Flow(DensityModel):
     def after(self, transforms: Sequence[Transform]) -> "Flow":
         """The same flow on data that pass through ``transforms`` first."""
         return Flow(self.base, Compose([*transforms, self.transform])) if transforms else self
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse data (B, *event) with NaN or infinity, and name the first such row."""
+    if not torch.isfinite(x).all():
+        bad = torch.nonzero(~torch.isfinite(x.flatten(1)).all(1)).flatten()
+        raise ValueError(
+            f"data: expected finite values, got NaN or infinity in {len(bad)} of {len(x)} rows, "
+            f"the first of them row {int(bad[0])}"
+        )
