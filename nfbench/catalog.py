@@ -46,6 +46,7 @@ class Head:
     title: str
     rows: list[str]
     source: str | None = None
+    committed: bool = True
     ours_multiple: float = 2.0
 
 
@@ -64,6 +65,7 @@ class Table:
     rows: tuple[str, ...]
     uncertainty: Uncertainty
     ours_multiple: float
+    committed: bool  # whether its rendering is kept in git
     root: Path
 
     def row(self, name: str) -> Level:

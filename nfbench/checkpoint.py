@@ -1,28 +1,18 @@
 """Checkpoints: plain state, written atomically, read without executing anything."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nfbench.atomic import replacing
 from nfbench.errors import UsageError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, plain values) to a temporary file beside ``path``; rename that."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

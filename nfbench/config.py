@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
-from nfbench.record import check_address, find_root
+from nfbench.record import Record, check_address, find_root
 from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
 
@@ -84,6 +84,25 @@ class Reported:
     uncertainty: float | None = None
 
 
+LEAST: dict[str, dict[str, float]] = {
+    "data": {"batch_size": 1, "seed": 0},
+    "training": {
+        "max_steps": 0,
+        "max_epochs": 1,
+        "validate_every": 1,
+        "patience": 1,
+        "learning_rate": 0.0,
+        "adam_eps": 0.0,
+        "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "plateau_factor": 0.0,
+        "plateau_patience": 1,
+        "clip_norm": 0.0,
+        "ema_decay": 0.0,
+        "chunk": 1,
+        "eval_batch_size": 1,
+    },
+}
 SECTIONS = {"data": Data, "preprocess": Preprocess, "training": Training}
 NOTES = [f.name for f in fields(Notes)]
 ROW = [*NOTES, "flow", *SECTIONS, "cells"]
@@ -113,6 +132,14 @@ class Experiment:
         """All that determines the result, but for the seed."""
         return {"flow": self.flow, **{key: asdict(getattr(self, key)) for key in SECTIONS}}
 
+    def matches(self, record: Record) -> bool:
+        """Whether a record was made with these settings.
+
+        A setting that is newer than the record is passed over: its default stands for how things
+        were before it.
+        """
+        return not differs(record.experiment["config"], self.config())
+
     def identity(self) -> dict[str, Any]:
         """The section of a record on what was run."""
         names = ("table", "row", "cell", "seed", "reduced")
@@ -137,6 +164,13 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def differs(then: Any, now: Any) -> bool:
+    """Whether a setting of then has another value now, or is gone."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(key not in now or differs(value, now[key]) for key, value in then.items())
+    return bool(then != now)
+
+
 def load(
     row: str, cell: str, seed: int = 0, overrides: Sequence[str] = (), root: Path | None = None
 ) -> Experiment:
@@ -153,7 +187,7 @@ def load(
     cells = file.section("cells")
     if cell not in cells.values:
         known = hint(cell, cells.values, "cells")
-        raise UsageError(f"unknown cell {cell!r} of {table.name}/{name}{known}")
+        raise cells.error(cell, f"unknown cell of {table.name}/{name}{known}")
     own = cells.section(cell)
     own.check(CELL)
     words = command_line(overrides, ["flow", *SECTIONS])
@@ -162,6 +196,7 @@ def load(
     pick_name(levels, "data", dataset_names())
     schemas = {"flow": flow_schema(flow), **SECTIONS}
     values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
+    check_ranges(levels, values)
     notes = fill(Notes, file.only(NOTES), own.only(NOTES))
     general = fill(Notes, file.only(NOTES))["deviations"]
     experiment = Experiment(
@@ -177,6 +212,18 @@ def load(
     )
     check_address(experiment)
     return experiment
+
+
+def check_ranges(levels: Sequence[Level], values: dict[str, dict[str, Any]]) -> None:
+    """Refuse a number below the least that makes sense, and name the level that gave it."""
+    for section, leasts in LEAST.items():
+        for key, least in leasts.items():
+            value = values[section][key]
+            if value is not None and value < least:
+                given = next(
+                    s for each in reversed(levels) if key in (s := each.section(section)).values
+                )
+                raise given.error(key, f"expected at least {least}, got {value}")
 
 
 def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:

@@ -1,6 +1,6 @@
 """What a figure needs of a model, computed while it is there: densities on a grid, samples."""
 
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ N_SAMPLES = 64
 
 
 @torch.no_grad()
-def save_pictures(model: DensityModel, data: DataModule, path: Path) -> None:
-    """Write model and true log-densities and samples (2-D data), or sample images, to ``path``."""
+def save_pictures(model: DensityModel, data: DataModule, file: IO[bytes]) -> None:
+    """Write model and true log-densities and samples (2-D data), or sample images, to a file."""
     shape = data.dataset.event_shape
     if shape == (2,):
-        np.savez_compressed(path, **plane(model, data))  # type: ignore[arg-type]
+        np.savez_compressed(file, **plane(model, data))  # type: ignore[arg-type]
     elif len(shape) == 3:
         images = model.sample(N_SAMPLES).cpu().numpy()
-        np.savez_compressed(path, samples=images, real=data.test[:N_SAMPLES].cpu().numpy())
+        np.savez_compressed(file, samples=images, real=data.test[:N_SAMPLES].cpu().numpy())
 
 
 def plane(model: DensityModel, data: DataModule) -> dict[str, np.ndarray]:

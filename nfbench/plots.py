@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nfbench import record
+from nfbench.atomic import replacing
 from nfbench.catalog import Table, load_table
 from nfbench.config import load
 
@@ -144,8 +145,6 @@ def draw_images(axis: Axes, images: np.ndarray, title: str) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     return path

@@ -13,12 +13,12 @@ import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from nfbench.atomic import replacing
 from nfbench.errors import UsageError
 
 VERSION = 1
@@ -206,16 +206,8 @@ def record_path(named: Named, root: Path | None = None) -> Path:
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes `text`; a reader, or a crash, meets the old file or the new one, nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write(record: Record, root: Path | None = None) -> Path:

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from nfbench import checkpoint, provenance, record
+from nfbench.atomic import replacing
 from nfbench.audit import Audit, audit
 from nfbench.build import build_data, build_model, build_module, build_schedule
 from nfbench.callbacks import Checkpoints, Curve, ProgressBar
@@ -57,6 +58,10 @@ def run(
     try:
         with FileLock(directory / "run.lock", blocking=False):
             if path.exists() and (found := record.read(path)).status == "done":
+                if not experiment.matches(found):
+                    raise UsageError(
+                        f"{path}: a record of other settings; move it away to run again"
+                    )
                 log.info("%s: finished already", path.relative_to(root))
                 return found
             torch.set_num_threads(threads)
@@ -86,7 +91,9 @@ def execute(
     schedule = build_schedule(experiment, data.order.steps_per_epoch)
     model = build_model(experiment, data.dataset)
     module = build_module(experiment, model, schedule, compile=compile).to(device)
-    checkpoints = Checkpoints(record.run_dir(experiment, root), experiment.hash, stop)
+    checkpoints = Checkpoints(
+        record.run_dir(experiment, root), f"{experiment.hash} on {data.fingerprint[:12]}", stop
+    )
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
     failure, metrics, checks = None, Metrics(), Audit()
@@ -167,11 +174,16 @@ def test(
         message = "no validation log-likelihood was finite"
         raise FailedRunError("no finite validation", message, step=module.step)
     module.average = None  # the best weights are the averaged ones already
-    metrics, values = evaluate(module, data, trainer(module.device, []))
+    try:
+        metrics, values = evaluate(module, data, trainer(module.device, []))
+    except ValueError as error:
+        raise FailedRunError("evaluation refused", str(error), step=module.step) from error
     directory = checkpoints.best.parent
-    np.save(directory / "test_log_prob.npy", values.numpy().astype(np.float32))
-    module.to(data.train.device)
-    save_pictures(module.model, data, directory / "pictures.npz")
+    with replacing(directory / "test_log_prob.npy") as file:
+        np.save(file, values.numpy().astype(np.float32))
+    module.to(data.train.device).eval()
+    with replacing(directory / "pictures.npz") as file:
+        save_pictures(module.model, data, file)
     return metrics, audit(module.model, data.test)
 
 

@@ -57,7 +57,7 @@ class Level:
 
 def hint(name: object, known: Iterable[str], label: str = "known") -> str:
     """How a message about an unknown name ends: the nearest known one, then all of them."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
     guess = f"; did you mean '{close[0]}'?" if close else ""
     return f"{guess} ({label}: {', '.join(known) or 'none'})"
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from nfbench.catalog import Column
 from nfbench.config import Experiment
@@ -112,22 +111,11 @@ def metric(record: Record, name: str) -> float:
 def is_stale(
     record: Record, experiment: Experiment, fingerprints: Mapping[str, Mapping[str, str]]
 ) -> bool:
-    """Whether the settings or the data are not today's.
-
-    A setting that is newer than the record is passed over: its default stands for how things were
-    before it.
-    """
+    """Whether the settings or the data are not today's."""
     known = fingerprints.get(experiment.data.name, {}).get(record.data["source"])
-    return differs(record.experiment["config"], experiment.config()) or (
+    return not experiment.matches(record) or (
         known is not None and record.data["fingerprint"] != known
     )
-
-
-def differs(then: Any, now: Any) -> bool:
-    """Whether a setting of then has another value now, or is gone."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        return any(key not in now or differs(value, now[key]) for key, value in then.items())
-    return bool(then != now)
 
 
 def failed(record: Record) -> str:

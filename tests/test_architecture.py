@@ -34,20 +34,21 @@ TORCH_FREE = {
     "": "",
     "errors": "",
     "seeds": "",
+    "atomic": "",
     "signals": "",
     "logs": "",
     "signatures": "",
     "selection": "",
     "schedule": "errors",
     "settings": "errors",
-    "record": "errors",
+    "record": "atomic errors",
     "catalog": "errors record settings",
     "config": "catalog errors record settings signatures",
-    "data": "errors",
+    "data": "atomic errors",
     "summary": "record",
     "verdict": "catalog config errors record settings",
     "tables": "catalog config data errors record verdict",
-    "plots": "catalog config record",
+    "plots": "atomic catalog config record",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan",
 }
@@ -55,7 +56,7 @@ TORCH = {
     "flat": "",
     "metrics": "",
     "density": "",
-    "checkpoint": "errors",
+    "checkpoint": "atomic errors",
     "nets": "",
     "transforms": "nets",
     "distributions": "nets",
@@ -70,8 +71,8 @@ TORCH = {
     "evaluation": "data.base errors metrics module",
     "build": "config data data.base density errors flows module objectives schedule selection"
     " transforms",
-    "run": "audit build callbacks checkpoint config data.base errors evaluation metrics module"
-    " pictures provenance record signals",
+    "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
+    " module pictures provenance record signals",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "launch.estimate": "build config data flat module",

@@ -16,7 +16,7 @@ from nfbench.run import run
 STEP = "nfbench.module:DensityModule.optimize"
 VALIDATION = "nfbench.module:DensityModule.validation_step"
 TEST = "nfbench.module:DensityModule.test_step"
-RENAME = "nfbench.checkpoint:os.replace"
+RENAME = "nfbench.atomic:os.replace"
 BEST = "nfbench.callbacks:Checkpoints.on_validation_end"
 LAST = "nfbench.callbacks:Checkpoints.on_train_epoch_end"
 RECORD = "nfbench.record:write"

@@ -135,6 +135,12 @@ class DataModule(pl.LightningDataModule):
             return
         splits = self.dataset.load(seed=self.data_seed)
         self.source, self.fingerprint = splits.source, fingerprint(splits)
+        known = self.dataset.known.get(self.source, self.fingerprint)
+        if self.fingerprint != known:
+            raise UsageError(
+                f"{self.dataset.name}: expected the fingerprint {known} from {self.source}, got "
+                f"{self.fingerprint}; see nfbench data verify {self.dataset.name}"
+            )
         self.train, self.val, self.test = (
             torch.from_numpy(rows) for rows in (splits.train, splits.val, splits.test)
         )

@@ -20,9 +20,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from nfbench.atomic import replacing
 from nfbench.errors import UsageError
 
-from .files import reading, replacing
+from .files import reading
 
 BLOCK_BYTES = 2**14  # what a dropped connection loses at most
 TIMEOUT_SECONDS = (10, 60)  # to connect, between two blocks

@@ -1,14 +1,12 @@
 """Files from outside: opened without trust, refused by name, written whole or not at all."""
 
 import gzip
-import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -37,21 +35,6 @@ def reading(path: Path) -> Iterator[None]:
             f"{path}: cannot be read ({error}); the file may be cut short or of another kind: "
             "delete it and provide it again"
         ) from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the name `path` only once it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_matrix(path: Path, n_rows: int, n_columns: int) -> np.ndarray:

@@ -14,9 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from nfbench.atomic import replacing
 from nfbench.errors import UsageError
-
-from .files import replacing
 
 BUILD_TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 IGNORED = {"PROTO", "FRAME", "STOP"}

@@ -54,7 +54,7 @@ def launch(
                 running.remove(ended)
                 outcomes.append(Outcome(ended.job, ended.process.returncode))
                 on_end(outcomes[-1])
-    except KeyboardInterrupt:
+    except BaseException:
         stop(running)
         raise
     return outcomes
@@ -70,7 +70,7 @@ def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "NFBENCH_ROOT": str(job.root)},
         )
 
 

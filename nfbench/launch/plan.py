@@ -10,7 +10,8 @@ from nfbench.config import Experiment, load
 from nfbench.errors import UsageError
 from nfbench.settings import hint
 
-DONE, FAILED, STARTED, MISSING = "done", "failed", "started", "missing"
+DONE, FAILED, STALE = "done", "failed", "stale"
+STARTED, MISSING = "started", "missing"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,12 @@ class Job:
 
     experiment: Experiment
     state: str
-    log: Path
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return record.run_dir(self.experiment, self.root) / "log.txt"
 
     @property
     def name(self) -> str:
@@ -53,10 +59,7 @@ def plan(
                 experiments = [
                     load(f"{table_name}/{row}", cell, seed, overrides, root) for seed in seeds
                 ]
-                jobs += [
-                    Job(e, state(e, root), record.run_dir(e, root) / "log.txt")
-                    for e in experiments
-                ]
+                jobs += [Job(e, state(e, root), root) for e in experiments]
     return jobs
 
 
@@ -73,5 +76,9 @@ def state(experiment: Experiment, root: Path) -> str:
     """How far an experiment is, told by its files."""
     path = record.record_path(experiment, root)
     if path.exists():
-        return FAILED if record.read(path).status == "failed" else DONE
+        found = record.read(path)
+        if experiment.matches(found):
+            return FAILED if found.status == "failed" else DONE
+        if found.status == "done":
+            return STALE
     return STARTED if (record.run_dir(experiment, root) / "last.pt").exists() else MISSING

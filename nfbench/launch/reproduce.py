@@ -16,7 +16,7 @@ from nfbench import plots, record, tables
 from nfbench.data.manage import status
 
 from .local import Outcome, launch
-from .plan import DONE, FAILED, Job, plan
+from .plan import DONE, FAILED, STALE, Job, plan
 
 
 def reproduce(
@@ -43,7 +43,7 @@ def reproduce(
     console = Console()
     root = root or record.find_root()
     planned = plan(table, rows=rows, cells=cells, seeds=seeds, root=root)
-    runnable = [job for job in planned if job.state not in (DONE, FAILED)]
+    runnable = [job for job in planned if job.state not in (DONE, FAILED, STALE)]
     absent = {
         name
         for name in {job.experiment.data.name for job in runnable}
@@ -58,7 +58,11 @@ def reproduce(
     options += ["--compile"] * compile
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)
-    return report(console, outcomes, [job for job in planned if job.state == FAILED])
+    stale = [job.name for job in planned if job.state == STALE]
+    if stale:
+        console.print(f"stale, move their records away to run them again: {', '.join(stale)}")
+    good = report(console, outcomes, [job for job in planned if job.state == FAILED])
+    return good and len(todo) == len(runnable)
 
 
 def default_jobs(device: str, threads: int) -> int:
@@ -67,7 +71,8 @@ def default_jobs(device: str, threads: int) -> int:
 
     if device != "cpu" and torch.cuda.is_available():
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // threads)
 
 
 def show_plan(
@@ -96,9 +101,10 @@ def show_plan(
         )
     for name in sorted(absent):
         console.print(
-            f"left out: data set {name} is {status(name).state}; what provides it is said by"
+            f"left out: data set {name} is {status(name).state}; to see what provides it:"
+            f"\n    nfbench data verify {name}",
+            soft_wrap=True,
         )
-        console.print(f"    nfbench data verify {name}", soft_wrap=True)
 
 
 def estimates(
