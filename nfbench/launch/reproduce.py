@@ -1,6 +1,6 @@
 """reproduce(table): plan, estimate, launch what is missing, render.
 
-Imports no torch until it estimates.
+Imports no torch itself.
 """
 
 import os
