@@ -76,7 +76,7 @@ TORCH = {
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "launch.estimate": "build config data flat module",
-    "launch.reproduce": "data launch.estimate launch.local launch.plan plots record tables",
+    "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record tables",
     "launch": "",
     "cli": "catalog config data errors launch.reproduce logs plots record run signals summary"
     " tables",

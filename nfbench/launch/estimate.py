@@ -28,21 +28,37 @@ class Estimate:
     seconds: float
     open_ended: bool
 
+    def __str__(self) -> str:
+        """In words."""
+        text = duration(self.seconds)
+        return f"{text} an epoch, until early stopping" if self.open_ended else text
 
-def estimate(experiment: Experiment, *, threads: int = 1) -> Estimate:
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) -> Estimate:
     """Time a few training steps and a batch of evaluation on random data, and extrapolate.
 
     The data have the shape and the kind of the real ones.
+
+    Raises:
+        UsageError: if the experiment cannot be built.
     """
     torch.set_num_threads(threads)
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     dataset = DATA[experiment.data.name]
     n_train, n_val, n_test = dataset.sizes
     steps_per_epoch = max(1, n_train // experiment.data.batch_size)
     schedule = build_schedule(experiment, steps_per_epoch)
-    module = build_module(experiment, build_model(experiment, dataset), schedule)
+    module = build_module(experiment, build_model(experiment, dataset), schedule).to(place)
     rows = random_rows(
         dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size)
-    )
+    ).to(place)
     batch = rows[: experiment.data.batch_size]
     per_step = 0.0
     steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
@@ -80,5 +96,7 @@ def seconds(call: Callable[[], object]) -> float:
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[WARM_UP:])

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nfbench import plots, record, tables
 from nfbench.data.manage import status
+from nfbench.errors import UsageError
 
 from .local import Outcome, launch
 from .plan import DONE, FAILED, STALE, Job, plan
@@ -51,7 +52,7 @@ def reproduce(
     }
     todo = [job for job in runnable if job.experiment.data.name not in absent]
     n_parallel = jobs or default_jobs(device, threads)
-    show_plan(console, table, planned, todo, absent, n_parallel, threads)
+    show_plan(console, table, planned, todo, absent, n_parallel, device, threads)
     if dry_run:
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
@@ -82,6 +83,7 @@ def show_plan(
     todo: Sequence[Job],
     absent: set[str],
     n_parallel: int,
+    device: str,
     threads: int,
 ) -> None:
     """Say what is done, what will run and what it costs, and which data are missing."""
@@ -90,15 +92,7 @@ def show_plan(
         f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time"
     )
     if todo:
-        costs = estimates(console, todo, threads)
-        view = Table("cell", "state", "cost of one process here")
-        for job in todo:
-            view.add_row(job.name, job.state, duration(*costs[job.name]))
-        console.print(view)
-        bounded = sum(seconds for seconds, open_ended in costs.values() if not open_ended)
-        console.print(
-            f"about {duration(bounded / n_parallel, False)} in all for the cells with a fixed end"
-        )
+        show_costs(console, todo, n_parallel, device, threads)
     for name in sorted(absent):
         console.print(
             f"left out: data set {name} is {status(name).state}; to see what provides it:"
@@ -107,31 +101,30 @@ def show_plan(
         )
 
 
-def estimates(
-    console: Console, jobs: Sequence[Job], threads: int
-) -> dict[str, tuple[float, bool]]:
-    """Seconds of each job, and if open-ended; cells that differ by seed alone are timed once."""
-    from .estimate import estimate
+def show_costs(
+    console: Console, jobs: Sequence[Job], n_parallel: int, device: str, threads: int
+) -> None:
+    """Time a few steps of each job, once for those that differ by seed alone, and extrapolate."""
+    from .estimate import Estimate, duration, estimate
 
-    timed: dict[str, tuple[float, bool]] = {}
+    timed: dict[str, Estimate | str] = {}
     with console.status("timing a few steps of each cell"):
         for job in jobs:
             if job.experiment.hash not in timed:
-                cost = estimate(job.experiment, threads=threads)
-                timed[job.experiment.hash] = (cost.seconds, cost.open_ended)
-    return {job.name: timed[job.experiment.hash] for job in jobs}
-
-
-def duration(seconds: float, open_ended: bool) -> str:
-    """Seconds in words; early stopping has no fixed end, so that its cost is that of an epoch."""
-    text = (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
-    return f"{text} an epoch, until early stopping" if open_ended else text
+                try:
+                    timed[job.experiment.hash] = estimate(
+                        job.experiment, device=device, threads=threads
+                    )
+                except UsageError as error:
+                    timed[job.experiment.hash] = f"cannot run: {error}"
+    view = Table("cell", "state", "cost of one process here")
+    costs = [timed[job.experiment.hash] for job in jobs]
+    for job, cost in zip(jobs, costs, strict=True):
+        view.add_row(job.name, job.state, str(cost))
+    console.print(view)
+    fixed = sum(c.seconds for c in costs if isinstance(c, Estimate) and not c.open_ended)
+    total = duration(fixed / n_parallel)
+    console.print(f"about {total} in all for the cells with a fixed end, and a start-up for each")
 
 
 def launch_with_bar(
