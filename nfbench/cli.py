@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nfbench import __version__
+from nfbench.cli_data import data
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -219,60 +220,21 @@ def show_table(name: str, form: str) -> None:
         click.echo(render(view), nl=False)
 
 
-@main.group()
-def data() -> None:
-    """The data sets: what is here, how to get the rest, whether it is whole."""
+@main.command()
+@click.argument("row")
+@click.argument("cell")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--seed", default=0, show_default=True, help="Seed of the run.")
+def audit(row: str, cell: str, overrides: tuple[str, ...], seed: int) -> None:
+    """Check a run's best weights: log-determinant against autograd, inverse, samples, mass.
 
+    The run is named as for `nfbench run`, and may still be going on.
+    """
+    from nfbench.config import load
+    from nfbench.run import audit_run
 
-@data.command("list")
-def data_list() -> None:
-    """List every data set and whether its files are here."""
-    from rich.console import Console
-    from rich.filesize import decimal
-    from rich.table import Table
-
-    from nfbench.data import DATA, data_root
-    from nfbench.data.manage import status
-
-    view = Table(
-        "name",
-        "data set",
-        "train / val / test",
-        "state",
-        "size",
-        "where",
-        title=f"data root: {data_root()}",
-    )
-    for name in DATA:
-        found = status(name)
-        sizes = " / ".join(f"{n:,}" for n in found.sizes)
-        size = decimal(found.n_bytes) if found.n_bytes else ""
-        view.add_row(name, found.title, sizes, found.state, size, found.where)
-    Console().print(view)
-
-
-@data.command("prepare")
-@click.argument("name")
-@click.option(
-    "--source",
-    metavar="FILE",
-    help="Which of its sources, by first file; see the message of a missing set.",
-)
-def data_prepare(name: str, source: str | None) -> None:
-    """Download (checksummed, resumable) or convert what a data set needs."""
-    from nfbench.data.manage import prepare
-
-    click.echo(f"{name}: ready in {prepare(name, source=source)}")
-
-
-@data.command("verify")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def data_verify(names: tuple[str, ...]) -> None:
-    """Read data sets whole, check sizes and values, and print their fingerprints."""
-    from nfbench.data.manage import verify
-
-    for name in names:
-        click.echo(f"{name}: {verify(name)}")
+    for name, value in audit_run(load(row, cell, seed, overrides)).items():
+        click.echo(f"{name}: {'not measured' if value is None else f'{value:.6g}'}")
 
 
 @main.command()
@@ -289,3 +251,6 @@ def plot(table: str, seed: int) -> None:
             "run its cells first"
         )
     click.echo(path)
+
+
+main.add_command(data)

@@ -92,9 +92,8 @@ class DensityModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all weights as one vector, with the state of the run it continues."""
         self.weights = flatten(self.trained)
-        if self.ema_decay is not None:
-            average = self.weights.detach().clone() if self.average is None else self.average
-            self.average = average.to(self.weights.device)
+        if self.average is not None:
+            self.average = self.average.to(self.weights.device)
         optimizer = OPTIMIZERS[self.optimizer_name](
             [self.weights],
             lr=self.schedule.learning_rate,
@@ -129,10 +128,17 @@ class DensityModule(pl.LightningModule):
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         optimizer.step()
-        if self.average is not None and self.ema_decay is not None:
-            self.average.lerp_(self.weights.detach(), 1 - self.ema_decay)
+        if self.ema_decay is not None:
+            self.follow(1 - self.ema_decay)
         self.step += 1
         return loss.detach()
+
+    def follow(self, part: float) -> None:
+        """Move the average by a part of its way to the weights; it starts at those of step 1."""
+        if self.average is None:
+            self.average = self.weights.detach().clone()
+        else:
+            self.average.lerp_(self.weights.detach(), part)
 
     def rate(self) -> float:
         """The learning rate of the next step."""

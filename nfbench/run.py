@@ -187,6 +187,20 @@ def test(
     return metrics, audit(module.model, data.test)
 
 
+def audit_run(experiment: Experiment, *, root: Path | None = None) -> Audit:
+    """Audit the best weights that a run has kept so far.
+
+    Raises:
+        UsageError: if it has kept none.
+    """
+    best = record.run_dir(experiment, root or record.find_root()) / "best.pt"
+    data = build_data(experiment)
+    data.setup()
+    model = build_model(experiment, data.dataset)
+    model.load_state_dict(checkpoint.load(best)["model"])
+    return audit(model, data.test)
+
+
 def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning as it is used here: it drives chunks and validations; files and bars are ours."""
     return pl.Trainer(

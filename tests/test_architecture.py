@@ -50,7 +50,7 @@ TORCH_FREE = {
     "tables": "catalog config data errors record verdict",
     "plots": "atomic catalog config record",
     "launch.plan": "catalog config errors record settings",
-    "launch.local": "launch.plan",
+    "launch.local": "launch.plan signals",
 }
 TORCH = {
     "flat": "",
@@ -78,8 +78,9 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch.estimate": "build config data flat module",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record tables",
     "launch": "",
-    "cli": "catalog config data errors launch.reproduce logs plots record run signals summary"
-    " tables",
+    "cli_data": "data",
+    "cli": "catalog cli_data config data errors launch.reproduce logs plots record run signals"
+    " summary tables",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

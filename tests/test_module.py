@@ -49,7 +49,7 @@ def plain(
     optimizer = torch.optim.Adam(parameters, fused=False, foreach=False, **options)
     order = BatchOrder(len(dataset.splits.train), 20, 0)
     rows = torch.from_numpy(dataset.splits.train)
-    trail, averages = [], [weights(model)]
+    trail, averages = [], list[Tensor]()
     for step in range(schedule.max_steps or 0):
         optimizer.param_groups[0]["lr"] = schedule.rate(step)
         optimizer.zero_grad()
@@ -58,8 +58,9 @@ def plain(
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         trail.append(weights(model))
-        averages.append(ema_decay * averages[-1] + (1 - ema_decay) * trail[-1])
-    return trail, averages[1:]
+        last = averages[-1] if averages else trail[-1]  # the average starts at step 1
+        averages.append(ema_decay * last + (1 - ema_decay) * trail[-1])
+    return trail, averages
 
 
 class Watch(pl.Callback):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nfbench.signals import install
+
 from .plan import Job
 
 POLL_SECONDS = 0.2
@@ -39,10 +41,12 @@ def launch(
 ) -> list[Outcome]:
     """Run jobs in order, ``n_parallel`` at a time; one failure does not stop the rest.
 
-    On Ctrl-C the processes are asked to stop, leave their checkpoints, and KeyboardInterrupt is
-    raised again.
+    On Ctrl-C or SIGTERM the processes are asked to stop, leave their checkpoints, and
+    KeyboardInterrupt is raised.
     """
     waiting, running, outcomes = list(jobs), list[Running](), list[Outcome]()
+    before = signal.getsignal(signal.SIGTERM)
+    install(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
             while waiting and len(running) < n_parallel:
@@ -57,6 +61,8 @@ def launch(
     except BaseException:
         stop(running)
         raise
+    finally:
+        install(signal.SIGTERM, before)
     return outcomes
 
 

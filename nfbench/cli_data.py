@@ -1,0 +1,59 @@
+"""`nfbench data`: what data sets are here, and how to get the rest."""
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """The data sets: what is here, how to get the rest, whether it is whole."""
+
+
+@data.command("list")
+def data_list() -> None:
+    """List every data set and whether its files are here."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from nfbench.data import DATA, data_root
+    from nfbench.data.manage import status
+
+    view = Table(
+        "name",
+        "data set",
+        "train / val / test",
+        "state",
+        "size",
+        "where",
+        title=f"data root: {data_root()}",
+    )
+    for name in DATA:
+        found = status(name)
+        sizes = " / ".join(f"{n:,}" for n in found.sizes)
+        size = decimal(found.n_bytes) if found.n_bytes else ""
+        view.add_row(name, found.title, sizes, found.state, size, found.where)
+    Console().print(view)
+
+
+@data.command("prepare")
+@click.argument("name")
+@click.option(
+    "--source",
+    metavar="FILE",
+    help="Which of its sources, by first file; see the message of a missing set.",
+)
+def data_prepare(name: str, source: str | None) -> None:
+    """Download (checksummed, resumable) or convert what a data set needs."""
+    from nfbench.data.manage import prepare
+
+    click.echo(f"{name}: ready in {prepare(name, source=source)}")
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def data_verify(names: tuple[str, ...]) -> None:
+    """Read data sets whole, check sizes and values, and print their fingerprints."""
+    from nfbench.data.manage import verify
+
+    for name in names:
+        click.echo(f"{name}: {verify(name)}")
