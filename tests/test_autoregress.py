@@ -1,15 +1,16 @@
 """MADE looks only back; the fast way of generating from it gives what the plain way gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from oracles import close, randomize
 from torch import Tensor
 
+from nfbench.nets import autoregress as inversion
 from nfbench.nets.autoregress import Solve, autoregress, full_passes, incremental
 from nfbench.nets.made import MADE
-from nfbench.transforms.elementwise import Affine
+from nfbench.transforms.elementwise import Additive, Affine
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -143,6 +144,70 @@ def test_a_frozen_net_passes_the_gradient_on_to_its_context() -> None:
     autoregress(made, affine_inverse, torch.randn(3, 4), given)[0].sum().backward()
     assert given.grad is not None
     assert given.grad.all()
+
+
+def gradients(way: Callable, made: MADE, solve: Solve, given: Tensor | None) -> list[Tensor]:
+    """Of a loss in values and log terms, by noise, context and weights."""
+    torch.manual_seed(1)
+    noise = torch.randn(7, made.features, requires_grad=True)
+    wanted = [noise, *made.parameters()]
+    if given is not None:
+        wanted.append(given.requires_grad_())
+    x, total = way(made, solve, noise, given)
+    loss = (x.sin() * torch.arange(1.0, made.features + 1)).sum() + total.square().sum()
+    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return list(found)
+
+
+def additive_inverse(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    return Additive().inverse(noise, parameters)
+
+
+@pytest.mark.parametrize("solve", [affine_inverse, additive_inverse])
+@pytest.mark.parametrize("iterations", [0, 2, 64], ids="{}_iterations".format)
+@NETS
+def test_the_gradient_is_that_of_full_passes(
+    features: int,
+    hidden: Sequence[int],
+    reverse: bool,
+    n_context: int,
+    iterations: int,
+    solve: Solve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inversion, "MAX_ITERATIONS", iterations)
+    made, given = random_made(features, hidden, reverse, n_context), context(7, n_context)
+    plain = gradients(full_passes, made, solve, given)
+    for fast, expected in zip(gradients(autoregress, made, solve, given), plain, strict=True):
+        torch.testing.assert_close(fast, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("factor", [1e300, -1.0, float("nan")])
+def test_iteration_that_overflows_or_goes_round_finds_nothing(factor: float) -> None:
+    assert inversion.iterate(lambda v: v * factor, torch.ones(2, 80)) is None
+
+
+def test_iteration_ends_where_nothing_changes() -> None:
+    rows = torch.tensor([[0.0, 0.0], [1.0, 3.0]])
+    found = inversion.iterate(lambda v: rows, rows)
+    assert found is not None
+    assert torch.equal(found, rows)
+
+
+def test_second_derivatives_are_refused() -> None:
+    noise = torch.randn(3, 4, requires_grad=True)
+    x, _ = autoregress(random_made(4, (8,), False, 0), affine_inverse, noise)
+    (first,) = torch.autograd.grad(x.square().sum(), noise, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_dropout_takes_no_part_in_generation() -> None:
+    made = MADE(4, hidden=(16,) * 3, residual=True, dropout=0.5).train()
+    noise = torch.randn(3, 4)
+    x, _ = autoregress(made, affine_inverse, noise)
+    assert torch.equal(x, autoregress(made, affine_inverse, noise)[0])
+    torch.testing.assert_close(x, incremental(made, affine_inverse, noise)[0])
 
 
 def test_fast_generation_computes_each_dimension_once() -> None:

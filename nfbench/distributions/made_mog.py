@@ -49,8 +49,9 @@ class AutoregressiveMixture(Distribution):
         value = mean + noise * torch.exp(-0.5 * log_precision)
         return value, self.log_terms(value, parameters)
 
+    @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, D), one dimension after another."""
+        """Draw n rows (n, D), one dimension after another; a component is drawn, so no gradient."""
         like = self.made.biases[-1]
         noise = torch.randn(n, self.made.features, dtype=like.dtype, device=like.device)
         return autoregress(self.made, self.draw, noise, context)[0]

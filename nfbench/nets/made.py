@@ -72,7 +72,12 @@ class MADE(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (n_parameters, B, features) of every dimension in one pass."""
-        dropout = self.dropout if self.training else 0.0
+        return self.evaluate(x, context, dropout=self.dropout if self.training else 0.0)
+
+    def evaluate(
+        self, x: Tensor, context: Tensor | None = None, *, dropout: float = 0.0
+    ) -> Tensor:
+        """The same, with dropout of this probability whatever the mode."""
         h = chain(
             x,
             self.masked_weights(),
