@@ -2,11 +2,12 @@
 
 from .bsds300 import Bsds300
 from .curves import EIGHT_GAUSSIANS, MOONS, RINGS, TWO_SPIRALS
-from .dataset import Dataset, MissingDataError, Source, Splits, data_root, fingerprint
+from .dataset import Dataset, File, MissingDataError, Source, Splits, data_root, fingerprint
 from .digits import Digits
 from .gas import Gas
 from .hepmass import Hepmass
 from .miniboone import Miniboone
+from .mnist import MNIST
 from .power import Power
 from .toys import Checkerboard, Pinwheel
 
@@ -17,6 +18,7 @@ DATA: dict[str, Dataset] = {
     "miniboone": Miniboone(),
     "bsds300": Bsds300(),
     "digits": Digits(),
+    "mnist": MNIST,
     "moons": MOONS,
     "rings": RINGS,
     "checkerboard": Checkerboard(),
@@ -28,6 +30,7 @@ DATA: dict[str, Dataset] = {
 __all__ = [
     "DATA",
     "Dataset",
+    "File",
     "MissingDataError",
     "Source",
     "Splits",

@@ -12,7 +12,7 @@ from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 
-from .dataset import Dataset, fingerprint
+from .dataset import Dataset, Splits, fingerprint
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,33 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 class ChunkLoader:
     """The training batches up to the next validation, in chunks (k, batch_size, *event).
 
-    It starts from the step that ``step()`` tells, so a resumed run goes on where it was cut.
+    With ``labels`` each chunk is a pair, the labels (k, batch_size) second. It starts from the
+    step that ``step()`` tells, so a resumed run goes on where it was cut.
     """
 
     def __init__(
-        self, rows: Tensor, order: BatchOrder, schedule: Schedule, step: Callable[[], int]
+        self,
+        rows: Tensor,
+        labels: Tensor | None,
+        order: BatchOrder,
+        schedule: Schedule,
+        step: Callable[[], int],
     ) -> None:
-        self.rows, self.order, self.schedule, self.step = rows, order, schedule, step
+        self.rows, self.labels = rows, labels
+        self.order, self.schedule, self.step = order, schedule, step
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         start = self.step()
         for stop in self.schedule.chunk_ends(start):
             index = self.order.indices(start, stop).to(self.rows.device)
-            yield self.rows.index_select(0, index.flatten()).view(
-                *index.shape, *self.rows.shape[1:]
-            )
+            rows = gather(self.rows, index)
+            yield rows if self.labels is None else (rows, gather(self.labels, index))
             start = stop
+
+
+def gather(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (*index.shape, *event) of (N, *event) that an index of any shape names."""
+    return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
 
 
 class RowLoader:
@@ -111,6 +122,7 @@ class DataModule(pl.LightningDataModule):
         seed: of the batch order (the run's seed).
         data_seed: of the data set itself, for synthetic sets.
         eval_batch_size: rows in one evaluation batch.
+        conditional: whether training batches come with their labels.
     """
 
     def __init__(
@@ -121,10 +133,13 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
         data_seed: int = 0,
         eval_batch_size: int = 8192,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         self.dataset, self.data_seed = dataset, data_seed
         self.batch_size, self.seed, self.eval_batch_size = batch_size, seed, eval_batch_size
+        self.conditional = conditional
+        self.labels: Tensor | None = None
         self.schedule: Schedule | None = None
         self.step: Callable[[], int] = lambda: 0
         self.is_read = False
@@ -144,6 +159,8 @@ class DataModule(pl.LightningDataModule):
         self.train, self.val, self.test = (
             torch.from_numpy(rows) for rows in (splits.train, splits.val, splits.test)
         )
+        if self.conditional:
+            self.labels = training_labels(self.dataset, splits)
         self.is_read = True
 
     def to(self, device: torch.device | str) -> None:
@@ -151,6 +168,8 @@ class DataModule(pl.LightningDataModule):
         self.train, self.val, self.test = (
             rows.to(device) for rows in (self.train, self.val, self.test)
         )
+        if self.labels is not None:
+            self.labels = self.labels.to(device)
 
     def describe(self) -> dict[str, object]:
         """The section of a record on the data."""
@@ -175,7 +194,7 @@ class DataModule(pl.LightningDataModule):
         """Chunks of training batches, as ``schedule`` cuts them."""
         if self.schedule is None:
             raise ValueError("schedule: expected the run's Schedule before training, got none")
-        return ChunkLoader(self.train, self.order, self.schedule, self.step)
+        return ChunkLoader(self.train, self.labels, self.order, self.schedule, self.step)
 
     def val_dataloader(self) -> RowLoader:
         """The validation rows in order."""
@@ -184,3 +203,21 @@ class DataModule(pl.LightningDataModule):
     def test_dataloader(self) -> RowLoader:
         """The test rows in order."""
         return RowLoader(self.test, self.eval_batch_size)
+
+
+def training_labels(dataset: Dataset, splits: Splits) -> Tensor:
+    """The labels of the training rows, integers (n,).
+
+    Raises:
+        UsageError: if there is not one in 0..n_classes-1 for every row.
+    """
+    labels = torch.as_tensor((splits.labels or {}).get("train", ())).long()
+    n_classes = dataset.n_classes or 0
+    fitting = labels.shape == (len(splits.train),) and labels.min() >= 0
+    if not fitting or labels.max() >= n_classes:
+        raise UsageError(
+            f"{dataset.name}: expected a label in 0..{n_classes - 1} for each of "
+            f"{len(splits.train)} training rows, got {len(labels)} labels; "
+            "data.condition=none needs none"
+        )
+    return labels

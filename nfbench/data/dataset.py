@@ -40,29 +40,50 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file below the data root; `url` serves it, `checksum` is "sha256:..." or "md5:..."."""
+
+    name: str
+    url: str | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """One way to have a data set: files below the data root, all of them needed.
 
-    `url` serves the file itself or, where `archive` says under which name to keep it, a tar that
-    holds the files below `prefix`. `checksum` ("sha256:..." or "md5:...") is that of the download,
-    or of the file where there is none. `convert(raw, file)` makes the one file from `raw`.
+    They are downloaded one by one or, where there is an `archive`, out of that: a tar that holds
+    them below `prefix`. `convert(raw, file)` makes the one file from the file named `raw`.
     """
 
-    files: tuple[str, ...]
+    files: tuple[File, ...]
     about: str
-    url: str | None = None
-    checksum: str | None = None
-    archive: str | None = None
+    archive: File | None = None
     prefix: str = ""
     raw: str | None = None
     convert: Callable[[Path, Path], None] | None = None
 
     def __str__(self) -> str:
-        return " + ".join(self.files)
+        return " + ".join(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return tuple(file.name for file in self.files)
+
+    @property
+    def downloads(self) -> tuple[File, ...]:
+        """What is fetched to have them: the archive, or each of them."""
+        return (self.archive,) if self.archive else self.files
+
+    @property
+    def is_served(self) -> bool:
+        """Whether addresses serve all of it."""
+        return all(file.url for file in self.downloads)
 
     def paths(self, root: Path) -> list[Path]:
         """The paths of its files below the data root `root`."""
-        return [root / file for file in self.files]
+        return [root / name for name in self.names]
 
     def is_in(self, root: Path) -> bool:
         """Whether all its files are below the data root `root`."""
@@ -74,8 +95,8 @@ class Dataset(ABC):
     """A named set of train, validation and test arrays.
 
     A subclass provides `read`. `levels` is the number of values a dimension can take in discrete
-    data, `sources` stand in order of preference, and `known` maps a source to the fingerprint
-    that its splits have.
+    data, `n_classes` that of labels, `sources` stand in order of preference, and `known` maps a
+    source to the fingerprint that its splits have.
     """
 
     name: str
@@ -83,6 +104,7 @@ class Dataset(ABC):
     event_shape: tuple[int, ...]
     sizes: tuple[int, int, int]
     levels: int | None = None
+    n_classes: int | None = None
     sources: tuple[Source, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 
@@ -149,8 +171,8 @@ def _missing(dataset: Dataset, root: Path) -> str:
     lines = [f"{dataset.name}: its files are not in the data root {root}. Looked for, any of:"]
     for source in dataset.sources:
         lines.append(f"  {source}: {source.about}")
-        if source.url is not None:
-            command = f"nfbench data prepare {dataset.name} --source {source.files[0]}"
+        if source.is_served:
+            command = f"nfbench data prepare {dataset.name} --source {source.names[0]}"
             lines.append(f"    to download it: {command}")
     lines.append("Any of them can be put there by hand; NFBENCH_DATA moves the data root.")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ class Digits(Dataset):
     event_shape: tuple[int, ...] = (1, 8, 8)
     sizes: tuple[int, int, int] = (1297, 200, 300)
     levels: int | None = 17
+    n_classes: int | None = 10
 
     def read(self, root: Path, seed: int) -> Splits:
         """Permute and cut the images, uint8 (n, 1, 8, 8), and labels (n,), whatever the seed."""

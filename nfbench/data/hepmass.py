@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import Dataset, Source, Splits
+from .dataset import Dataset, File, Source, Splits
 from .files import check_matrix, reading
 from .maf import as_splits, hold_out, published, repeats_its_minimum
 
@@ -25,7 +25,7 @@ class Hepmass(Dataset):
     sources: tuple[Source, ...] = (
         published("hepmass/1000_train.csv", "hepmass/1000_test.csv", about="the UCI files"),
         Source(
-            files=("hepmass/1000_train.csv.gz", "hepmass/1000_test.csv.gz"),
+            files=(File("hepmass/1000_train.csv.gz"), File("hepmass/1000_test.csv.gz")),
             about="the files of the UCI archive, as they are there",
         ),
     )

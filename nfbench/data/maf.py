@@ -6,17 +6,19 @@ https://arxiv.org/abs/1705.07057; preprocessed files: https://doi.org/10.5281/ze
 
 import numpy as np
 
-from .dataset import Source, Splits
+from .dataset import File, Source, Splits
 
 
 def published(*files: str, about: str) -> Source:
     """Files as the authors of MAF published them, all in one archive."""
     return Source(
-        files=files,
+        files=tuple(map(File, files)),
         about=f"{about}, from the archive of the MAF paper (0.9 GB for five data sets)",
-        url="https://zenodo.org/record/1161203/files/data.tar.gz",
-        checksum="md5:9b9c9b0375315ad270eba4ce80c093ab",
-        archive="downloads/maf2017_data.tar.gz",
+        archive=File(
+            "downloads/maf2017_data.tar.gz",
+            url="https://zenodo.org/record/1161203/files/data.tar.gz",
+            checksum="md5:9b9c9b0375315ad270eba4ce80c093ab",
+        ),
         prefix="data/",
     )
 

@@ -44,7 +44,7 @@ def status(name: str, root: Path | None = None) -> Status:
     try:
         source = dataset.find(root)
     except MissingDataError:
-        return Status(*row, "missing", str(root / dataset.sources[0].files[0]), 0)
+        return Status(*row, "missing", str(dataset.sources[0].paths(root)[0]), 0)
     paths = source.paths(root)
     where, n_bytes = " + ".join(map(str, paths)), sum(path.stat().st_size for path in paths)
     try:
@@ -100,15 +100,15 @@ def verify(name: str, root: Path | None = None) -> str:
 def _choose(dataset: Dataset, first_file: str | None, root: Path) -> Source:
     if first_file is not None:
         for source in dataset.sources:
-            if source.files[0] == first_file:
+            if source.names[0] == first_file:
                 return source
-        files = ", ".join(source.files[0] for source in dataset.sources)
+        files = ", ".join(source.names[0] for source in dataset.sources)
         raise UsageError(f"{dataset.name}: unknown source {first_file!r} (sources: {files})")
     try:
         return dataset.find(root)
     except MissingDataError:
         for source in dataset.sources:
-            if source.url is not None:
+            if source.is_served:
                 return source
         raise
 
@@ -116,24 +116,28 @@ def _choose(dataset: Dataset, first_file: str | None, root: Path) -> Source:
 def _provide(source: Source, root: Path, *, progress: bool) -> None:
     from .download import download, extract, record_sha256
 
-    wanted = (source.raw,) if source.raw else source.files
-    if not all((root / file).is_file() for file in wanted):
-        if source.url is None:
-            raise MissingDataError(f"{source}: put it into {root} by hand; no address serves it")
-        download_to = root / (source.archive or source.files[0])
-        download(source.url, download_to, source.checksum, progress=progress)
+    wanted = (source.raw,) if source.raw else source.names
+    if not all((root / name).is_file() for name in wanted):
+        for file in source.downloads:
+            if file.url is None:
+                raise MissingDataError(
+                    f"{source}: put it into {root} by hand; no address serves it"
+                )
+            download(file.url, root / file.name, file.checksum, progress=progress)
         if source.archive:
-            extract(download_to, source.prefix, wanted, root)
+            extract(root / source.archive.name, source.prefix, wanted, root)
     if source.raw and source.convert:
-        source.convert(root / source.raw, root / source.files[0])
-        record_sha256(root / source.files[0])
+        (path,) = source.paths(root)
+        source.convert(root / source.raw, path)
+        record_sha256(path)
 
 
 def _check_hashes(source: Source, root: Path) -> None:
     from .download import check_hash, recorded_sha256
 
-    for path in source.paths(root):
+    for file in source.files:
+        path = root / file.name
         if recorded := recorded_sha256(path):
             check_hash(path, f"sha256:{recorded}")
-    if source.checksum and not source.archive:
-        check_hash(root / source.files[0], source.checksum)
+        if file.checksum:
+            check_hash(path, file.checksum)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nfbench.errors import UsageError
 
-from .dataset import Dataset, Source, Splits
+from .dataset import Dataset, File, Source, Splits
 from .files import check_matrix, load_matrix, reading
 from .maf import published, repeats_its_minimum, split_and_standardize
 
@@ -31,7 +31,7 @@ class Miniboone(Dataset):
     sizes: tuple[int, int, int] = (29_556, 3_284, 3_648)
     sources: tuple[Source, ...] = (
         published("miniboone/data.npy", about="the published rows"),
-        Source(files=(f"miniboone/{TEXT}",), about="the text of the UCI archive"),
+        Source(files=(File(f"miniboone/{TEXT}"),), about="the text of the UCI archive"),
     )
     head: tuple[int, str] = (
         1000,

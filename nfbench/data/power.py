@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import Dataset, Source, Splits
+from .dataset import Dataset, File, Source, Splits
 from .files import check_matrix, load_matrix, reading
 from .maf import published, split_and_standardize
 
@@ -32,17 +32,26 @@ class Power(Dataset):
     sizes: tuple[int, int, int] = (1_659_917, 184_435, 204_928)
     sources: tuple[Source, ...] = (
         published("power/data.npy", about="the published readings"),
-        Source(files=(f"power/{TEXT}",), about="the readings of the UCI archive, unpacked"),
+        Source(files=(File(f"power/{TEXT}"),), about="the readings of the UCI archive, unpacked"),
         Source(
-            files=("power/household_power_consumption.zip",),
+            files=(
+                File(
+                    "power/household_power_consumption.zip",
+                    url="https://archive.ics.uci.edu/static/public/235/"
+                    "individual+household+electric+power+consumption.zip",
+                ),
+            ),
             about="the readings of the UCI archive (20 MB)",
-            url="https://archive.ics.uci.edu/static/public/235/"
-            "individual+household+electric+power+consumption.zip",
         ),
         Source(
-            files=("power/household_power_consumption.npz",),
+            files=(
+                File(
+                    "power/household_power_consumption.npz",
+                    checksum="sha256:"
+                    "9b9f1ab90b7df829a7e9a7290ee0f417a2f1236bd75cd079e9c186909257e15d",
+                ),
+            ),
             about="the UCI readings as integers with a mask of the minutes measured",
-            checksum="sha256:9b9f1ab90b7df829a7e9a7290ee0f417a2f1236bd75cd079e9c186909257e15d",
         ),
     )
     known: Mapping[str, str] = field(

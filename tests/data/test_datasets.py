@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfbench.data import DATA, Dataset, MissingDataError, Source, Splits, data_root, fingerprint
+from nfbench.data import (
+    DATA,
+    Dataset,
+    File,
+    MissingDataError,
+    Source,
+    Splits,
+    data_root,
+    fingerprint,
+)
 from nfbench.errors import UsageError
 
 HERE = [
@@ -137,14 +146,15 @@ def test_missing_files_are_named_with_the_root_and_the_command(tmp_path: Path) -
     with pytest.raises(MissingDataError) as caught:
         DATA["power"].load(tmp_path)
     message = str(caught.value)
-    assert all(file in message for source in DATA["power"].sources for file in source.files)
+    assert all(name in message for source in DATA["power"].sources for name in source.names)
     assert str(tmp_path) in message
     assert "nfbench data prepare power" in message
     assert "NFBENCH_DATA" in message
 
 
 def test_first_source_that_is_whole_is_found(tmp_path: Path) -> None:
-    pair, single = Source(files=("a", "b"), about="two"), Source(files=("c",), about="one")
+    pair = Source(files=(File("a"), File("b")), about="two")
+    single = Source(files=(File("c"),), about="one")
     dataset = Given(splits=zeros(), sources=(pair, single))
     for file in "ca":
         (tmp_path / file).touch()

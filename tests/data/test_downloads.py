@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,6 +12,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from nfbench.data import DATA, File, Source
 from nfbench.data.download import (
     BLOCK_BYTES,
     ResumingDownloader,
@@ -21,6 +23,7 @@ from nfbench.data.download import (
     recorded_sha256,
     sidecar,
 )
+from nfbench.data.manage import prepare
 from nfbench.errors import UsageError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -28,11 +31,13 @@ MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdiges
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; drops the connection after `cuts[i]` bytes of the i-th answer."""
+    """Serves `content`, or `contents[path]`; drops the i-th answer after `cuts[i]` bytes."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
+        self.contents: dict[str, bytes] = {}
+        self.asked: list[str] = []
         self.cuts: list[int] = []
         self.knows_ranges = True
         self.failures: list[int] = []
@@ -40,14 +45,20 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/data.bin"
+        return self.address("data.bin")
+
+    def address(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        server, total = self.server, len(self.server.content)
+        server = self.server
+        content = server.contents.get(self.path, server.content)
+        total = len(content)
+        server.asked.append(self.path)
         asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
         start = int(asked) if server.knows_ranges else 0
         server.starts.append(start)
@@ -64,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.send_header("Content-Length", str(total - start))
         self.end_headers()
-        rest = server.content[start:]
+        rest = content[start:]
         self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -183,6 +194,48 @@ def test_changed_file_fails_its_hash(tmp_path: Path) -> None:
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UsageError, match=rf"data\.bin: expected sha256 {SHA256}"):
         check_hash(path, f"sha256:{recorded_sha256(path)}")
+
+
+@pytest.fixture
+def two_files(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A data set, `mnist` by name, of two files that the server has: their content by name."""
+    contents = {name: np.random.default_rng(i).bytes(1000) for i, name in enumerate("ab")}
+    files = tuple(
+        File(f"two/{name}", server.address(name), f"md5:{hashlib.md5(content).hexdigest()}")
+        for name, content in contents.items()
+    )
+    server.contents = {f"/{name}": content for name, content in contents.items()}
+    source = Source(files=files, about="two files")
+    monkeypatch.setitem(DATA, "mnist", replace(DATA["mnist"], sources=(source,)))
+    return contents
+
+
+def test_each_file_of_a_source_is_downloaded_from_its_own_address(
+    server: Server, tmp_path: Path, two_files: dict[str, bytes]
+) -> None:
+    assert prepare("mnist", tmp_path, progress=False) == tmp_path / "two" / "a"
+    assert server.asked == ["/a", "/b"]
+    for name, content in two_files.items():
+        path = tmp_path / "two" / name
+        assert path.read_bytes() == content
+        assert recorded_sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_only_the_files_that_are_missing_are_downloaded(
+    server: Server, tmp_path: Path, two_files: dict[str, bytes]
+) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a").write_bytes(two_files["a"])
+    prepare("mnist", tmp_path, progress=False)
+    assert server.asked == ["/b"]
+
+
+@pytest.mark.usefixtures("two_files")
+def test_wrong_file_among_several_is_refused_by_name(server: Server, tmp_path: Path) -> None:
+    server.contents["/b"] = b"another"
+    with pytest.raises(UsageError, match=r"two/b: the download .* not the file expected"):
+        prepare("mnist", tmp_path, progress=False)
+    assert not (tmp_path / "two" / "b").exists()
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:

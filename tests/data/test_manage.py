@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfbench.data import DATA, MissingDataError, Source, fingerprint
+from nfbench.data import DATA, File, MissingDataError, Source, fingerprint
 from nfbench.data.download import record_sha256, sidecar
 from nfbench.data.manage import prepare, status, verify
 from nfbench.data.miniboone import Miniboone
@@ -60,7 +60,7 @@ def test_status_goes_from_missing_to_ready_to_corrupt(tmp_path: Path) -> None:
     ],
 )
 def test_empty_file_of_any_kind_is_corrupt(tmp_path: Path, file: str) -> None:
-    found = [d for d in DATA.values() if any(file in source.files for source in d.sources)]
+    found = [d for d in DATA.values() if any(file in source.names for source in d.sources)]
     (name,) = (dataset.name for dataset in found)
     for suffix in ("train", "test"):
         path = tmp_path / file.replace("train", suffix)
@@ -104,7 +104,10 @@ def test_prepare_unpacks_the_archive_kept_from_another_set(
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(write(origin), "data/miniboone/data.npy")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    serve(monkeypatch, small, url="http://127.0.0.1:1/none", checksum=f"sha256:{digest}")
+    kept = File(
+        "downloads/maf2017_data.tar.gz", "http://127.0.0.1:1/none", checksum=f"sha256:{digest}"
+    )
+    serve(monkeypatch, small, archive=kept)
     path = prepare("miniboone", root, progress=False)
     assert path == root / "miniboone" / "data.npy"
     assert sidecar(path).is_file()
@@ -128,7 +131,7 @@ def test_prepare_converts_the_raw_file_that_is_there(
 def test_prepare_without_an_address_says_what_to_do(
     small: Miniboone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand = Source(files=("miniboone/data.npy",), about="rows")
+    by_hand = Source(files=(File("miniboone/data.npy"),), about="rows")
     monkeypatch.setitem(DATA, "miniboone", replace(small, sources=(by_hand,)))
     with pytest.raises(MissingDataError, match="be put there by hand"):
         prepare("miniboone", tmp_path, progress=False)

@@ -215,7 +215,7 @@ def test_bsds300_without_a_split_is_refused_by_name(tmp_path: Path) -> None:
 def test_file_of_another_kind_is_refused_by_name(
     tmp_path: Path, dataset: Miniboone | Bsds300 | Gas, content: bytes
 ) -> None:
-    path = place(tmp_path, dataset.sources[0].files[0])
+    path = place(tmp_path, dataset.sources[0].names[0])
     path.write_bytes(content)
     with pytest.raises(UsageError, match=f"{path.name}: cannot be read"):
         dataset.load(tmp_path)
