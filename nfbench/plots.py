@@ -1,52 +1,116 @@
-"""Figures of a table's runs: learned densities beside the truth, samples beside real images.
+"""What `nfbench plot` draws: a table's runs side by side, or one run. Imports no torch."""
 
-Imports no torch.
-"""
-
+import re
+import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nfbench import record
-from nfbench.atomic import replacing
 from nfbench.catalog import Table, load_table
-from nfbench.config import load
+from nfbench.config import Experiment, load
+from nfbench.errors import UsageError
+from nfbench.figures import (
+    LABEL,
+    NO_NUMBER,
+    TITLE,
+    Arrays,
+    bare,
+    draw_density,
+    draw_images,
+    draw_points,
+    is_plane,
+    peak,
+    read_arrays,
+    save,
+)
+from nfbench.portrait import portrait
 
-INCHES = 2.1  # one panel
-IMAGE_GRID = 6  # images per side of a panel of samples
-GAP, GAP_GRAY = (
-    ((0, 0), (0, 0), (0, 1), (0, 1)),
-    0.5,
-)  # a line below and to the right of each image
+INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
+COMPACT_DPI = 115
+MOST_ROWS = 4  # of a gallery with samples beside the densities
+TITLE_WIDTH = 18  # characters of a row's title in a line
+CAPTION = "{}: densities; in each panel KL(truth || model) on the test set, in nats"
+RUN = re.compile(r"(\d+)(-[0-9a-f]{8})?")  # a run's folder: its seed, and its overrides' hash
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What one run left to draw."""
+    """What one run left to draw; ``note`` is its KL divergence in nats, if there is one."""
 
     title: str
-    arrays: dict[str, np.ndarray]
-
-    @property
-    def is_plane(self) -> bool:
-        """Whether it is a density over the plane."""
-        return "log_density" in self.arrays
+    arrays: Arrays
+    note: str = ""
 
     @property
     def n_panels(self) -> int:
         """Density and samples of the plane side by side, or one panel of images."""
-        return 2 if self.is_plane else 1
+        return 2 if is_plane(self.arrays) else 1
+
+
+Columns = dict[str, dict[str, Picture]]  # by cell, then by row
+
+
+def plot(target: str, seed: int | None = None, root: Path | None = None) -> Path:
+    """Draw a table, ``TABLE``, or a run, ``TABLE/ROW/CELL`` or ``TABLE/ROW/CELL/SEED``.
+
+    A run's folder in runs/ is as good a name. The seed is 0 unless something says otherwise.
+
+    Raises:
+        UsageError: another target, an unknown name, or runs that left nothing to draw.
+    """
+    root = root or record.find_root()
+    names = target.removeprefix("./").rstrip("/").removeprefix("runs/").split("/")
+    if len(names) in (3, 4) and all(names):
+        return plot_run(names, seed, root)
+    if len(names) > 1 or not names[0]:
+        raise UsageError(
+            "plot: expected TABLE, TABLE/ROW/CELL or TABLE/ROW/CELL/SEED, "
+            f"got {target!r}; for example demo, demo/maf/moons or runs/demo/maf/moons/0"
+        )
+    path = gallery(names[0], root, seed or 0)
+    if path is None:
+        raise UsageError(
+            f"{names[0]}: expected pictures of its runs in runs/{names[0]}, got none of seed "
+            f"{seed or 0}; run its cells first"
+        )
+    return path
+
+
+def plot_run(names: Sequence[str], seed: int | None, root: Path) -> Path:
+    """Draw the run of a table, row, cell and perhaps a folder's name, to plot.png beside it."""
+    table, row, cell, *rest = names
+    folder = RUN.fullmatch(rest[0] if rest else str(seed or 0))
+    if folder is None or (rest and seed not in (None, int(folder[1]))):
+        given = f"{rest[0]!r}" + ("" if seed is None else f" and --seed {seed}")
+        raise UsageError(f"plot: expected a seed after {table}/{row}/{cell}, got {given}")
+    experiment = load(f"{table}/{row}", cell, int(folder[1]), (), root)
+    heading = load_table(table, root).columns[cell].heading
+    directory = record.run_dir(experiment, root).with_name(folder[0])
+    place = directory / "record.json" if folder[2] else record.record_path(experiment, root)
+    result = record.read(place) if place.exists() else None
+    if result is not None and result.overrides:
+        heading += f" with {', '.join(result.overrides)}"
+    path = portrait(directory, f"{experiment.title} on {heading}, seed {folder[1]}", result)
+    if path is None:
+        here = sorted(each.parent.name for each in directory.parent.glob("*/*.npz"))
+        raise UsageError(
+            f"{directory.relative_to(root)}: expected pictures or a training curve, got neither; "
+            f"run it first: {shlex.join(experiment.command)} (here: {', '.join(here) or 'none'})"
+        )
+    return path
 
 
 def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | None:
     """Draw every run of a table that left pictures, a column per cell and a row per model.
 
-    Returns the path of the PNG, or None if no run of the table left any.
+    A table of many rows over the plane shows densities alone. Returns the path of the PNG, or
+    None if no run of the table left any.
     """
     root = root or record.find_root()
     table = load_table(table_name, root)
@@ -54,97 +118,101 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
     columns = {cell: found for cell, found in columns.items() if found}
     if not columns:
         return None
+    path = root / "results" / f"{table_name}.png"
+    rows = [row for row in table.rows if any(row in found for found in columns.values())]
+    planes = all(is_plane(each.arrays) for found in columns.values() for each in found.values())
+    if planes and len(rows) > MOST_ROWS:
+        return save(compact(table, columns, rows), path, COMPACT_DPI)
+    return save(spacious(table, columns), path)
+
+
+def pictures(table: Table, cell: str, root: Path, seed: int) -> dict[str, Picture]:
+    """The pictures of a cell's runs by row, in the table's order."""
+    found = {}
+    for row in table.rows:
+        if cell in table.cells(row):
+            experiment = load(f"{table.name}/{row}", cell, seed, (), root)
+            arrays = read_arrays(record.run_dir(experiment, root) / "pictures.npz")
+            if arrays:
+                found[row] = Picture(experiment.title, arrays, note(experiment, root))
+    return found
+
+
+def note(experiment: Experiment, root: Path) -> str:
+    """The KL divergence from the truth that a run's record has, in nats."""
+    path = record.record_path(experiment, root)
+    kl = record.read(path).metrics.get("test/kl") if path.exists() else None
+    return "" if kl is None else f"{kl:.3f}"
+
+
+def compact(table: Table, columns: Columns, rows: Sequence[str]) -> Figure:
+    """One panel of density a run; truths on top, models' names at the left."""
+    height, width = 1 + len(rows), len(columns)
+    size = (COMPACT_INCHES * (width + 1), COMPACT_INCHES * height + 0.4)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
+    figure.suptitle(CAPTION.format(table.title), fontsize=TITLE)
+    axes = figure.subplots(height, width, squeeze=False)
+    for axis in axes.flat:
+        bare(axis)
+        axis.set_box_aspect(1)
+    for panels, (cell, found) in zip(axes.T, columns.items(), strict=True):
+        first = next(iter(found.values()))
+        draw_head(panels[0], first.arrays, table.columns[cell].heading)
+        for axis, row in zip(panels[1:], rows, strict=True):
+            label, place, color = "no picture", (0.25, 0.45), NO_NUMBER
+            if row in found:
+                draw_density(axis, found[row].arrays, "log_density", "", peak(first.arrays))
+                label, place, color = found[row].note, (0.04, 0.04), "w"
+            axis.annotate(label, place, xycoords="axes fraction", color=color, fontsize=LABEL)
+    titles = {row: each.title for found in columns.values() for row, each in found.items()}
+    for axis, title in zip(axes[:, 0], ["truth", *(titles[row] for row in rows)], strict=True):
+        axis.set_ylabel(
+            textwrap.fill(title, TITLE_WIDTH), rotation=0, ha="right", va="center", fontsize=TITLE
+        )
+    return figure
+
+
+def spacious(table: Table, columns: Columns) -> Figure:
+    """Density and samples of every run, or images; what is true or real at the head."""
     height = 1 + max(len(found) for found in columns.values())
-    width = sum(found[0].n_panels for found in columns.values())
+    firsts = {cell: next(iter(found.values())) for cell, found in columns.items()}
+    width = sum(first.n_panels for first in firsts.values())
     figure = Figure(figsize=(INCHES * width, INCHES * height), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    first = 0
+    start = 0
     for cell, found in columns.items():
-        panels = axes[:, first : first + found[0].n_panels]
-        draw_truth(panels[0], found[0], table.columns[cell].heading)
-        for row, picture in zip(panels[1:], found, strict=False):
-            draw_model(row, picture, found[0])
-        first += found[0].n_panels
-    return save(figure, root / "results" / f"{table_name}.png")
-
-
-def pictures(table: Table, cell: str, root: Path, seed: int) -> list[Picture]:
-    """The pictures of a cell's runs, in the table's order of rows."""
-    found = []
-    for row in table.rows:
-        if cell in table.cells(row):
-            experiment = load(f"{table.name}/{row}", cell, seed, (), root)
-            path = record.run_dir(experiment, root) / "pictures.npz"
-            if path.exists():
-                with np.load(path, allow_pickle=False) as arrays:
-                    found.append(Picture(experiment.title, dict(arrays)))
-    return found
+        panels = axes[:, start : start + firsts[cell].n_panels]
+        draw_truth(panels[0], firsts[cell], table.columns[cell].heading)
+        for row, picture in zip(panels[1:], found.values(), strict=False):
+            draw_model(row, picture, firsts[cell])
+        start += firsts[cell].n_panels
+    return figure
 
 
 def draw_truth(panels: Sequence[Axes], picture: Picture, heading: str) -> None:
     """The true density and test data, or real images, at the head of a column."""
-    if not picture.is_plane:
+    if not is_plane(picture.arrays):
         draw_images(panels[0], picture.arrays["real"], f"{heading}: real")
         return
     if "true_log_density" in picture.arrays:
-        draw_density(panels[0], picture.arrays, "true_log_density", f"{heading}: truth", picture)
+        draw_head(panels[0], picture.arrays, f"{heading}: truth")
     draw_points(panels[1], picture.arrays, "real", "test data")
 
 
-def draw_model(panels: Sequence[Axes], picture: Picture, scale: Picture) -> None:
+def draw_head(axis: Axes, arrays: Arrays, title: str) -> None:
+    """The true density, or test data where it is not known."""
+    if "true_log_density" in arrays:
+        draw_density(axis, arrays, "true_log_density", title, peak(arrays))
+    else:
+        draw_points(axis, arrays, "real", title)
+
+
+def draw_model(panels: Sequence[Axes], picture: Picture, first: Picture) -> None:
     """A model's density and samples side by side, or its sampled images."""
-    if not picture.is_plane:
+    if not is_plane(picture.arrays):
         draw_images(panels[0], picture.arrays["samples"], f"{picture.title}: samples")
         return
-    draw_density(panels[0], picture.arrays, "log_density", picture.title, scale)
+    draw_density(panels[0], picture.arrays, "log_density", picture.title, peak(first.arrays))
     draw_points(panels[1], picture.arrays, "samples", "samples")
-
-
-def draw_points(axis: Axes, arrays: dict[str, np.ndarray], key: str, title: str) -> None:
-    """Points of the plane, in the frame of the densities."""
-    x, y, points = arrays["x"], arrays["y"], arrays[key]
-    axis.scatter(points[:, 0], points[:, 1], s=0.5, color="black", alpha=0.35, linewidths=0)
-    axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
-    axis.set_title(title, fontsize=8)
-
-
-def draw_density(
-    axis: Axes, arrays: dict[str, np.ndarray], key: str, title: str, scale: Picture
-) -> None:
-    """A density as an image; one color scale per column, that of the truth where it is known."""
-    reference = scale.arrays.get("true_log_density", scale.arrays["log_density"])
-    x, y = arrays["x"], arrays["y"]
-    axis.imshow(
-        np.exp(arrays[key]),
-        origin="lower",
-        extent=(x[0], x[-1], y[0], y[-1]),
-        cmap="viridis",
-        vmin=0.0,
-        vmax=float(np.exp(reference).max()),
-    )
-    axis.set_title(title, fontsize=8)
-
-
-def draw_images(axis: Axes, images: np.ndarray, title: str) -> None:
-    """A square of gray or color images (n, channels, height, width)."""
-    side = min(IMAGE_GRID, int(len(images) ** 0.5))
-    _, channels, height, width = images.shape
-    framed = np.pad(
-        images[: side * side].astype(float) / images.max(), GAP, constant_values=GAP_GRAY
-    )
-    tiles = framed.reshape(side, side, channels, height + 1, width + 1)
-    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(
-        side * (height + 1), side * (width + 1), channels
-    )
-    axis.imshow(canvas.squeeze(-1) if channels == 1 else canvas, cmap="gray", vmin=0.0, vmax=1.0)
-    axis.set_title(title, fontsize=8)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, atomically."""
-    FigureCanvasAgg(figure)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    return path

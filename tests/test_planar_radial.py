@@ -15,7 +15,7 @@ from nfbench.flows import FLOWS
 from nfbench.transforms.base import Transform
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.planar import Planar
-from nfbench.transforms.radial import Radial
+from nfbench.transforms.radial import Chain, Radial
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -281,6 +281,60 @@ def test_gradients_pass_through_torch_func(build: type[Transform]) -> None:
     for way in two_ways(transform):
         expected = torch.autograd.functional.jacobian(lambda rows, way=way: way(rows)[0], x)
         close(torch.func.jacrev(lambda rows, way=way: way(rows)[0])(x), expected)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(("layers", "n", "features"), [(3, 4, 2), (1, 3, 1), (2, 0, 3), (8, 5, 7)])
+def test_radial_gradient_by_hand_is_that_of_autograd(
+    backwards: bool, layers: int, n: int, features: int
+) -> None:
+    """First and second derivatives; the forward pass itself is what autograd sees."""
+    parts = [torch.randn(n, features), torch.randn(layers, n, features)]
+    parts += [torch.rand(layers, n, 1) + 0.1 for _ in range(2)]
+    parts = [part.requires_grad_() for part in parts]
+    results = []
+    for run in (Chain.apply, Chain.forward):
+        outputs = run(*parts, backwards)
+        loss = sum((output * torch.cos(output)).sum() for output in outputs)
+        first = torch.autograd.grad(loss, parts, create_graph=True)
+        size = sum((gradient * gradient).sum() for gradient in first)
+        results.append([*outputs, *first, *torch.autograd.grad(size, parts)])
+    for actual, expected in zip(*results, strict=True):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_radial_gradient_by_hand_at_a_center_and_next_to_it(
+    backwards: bool, dtype: torch.dtype
+) -> None:
+    """The offset may be zero, or so short that its square underflows."""
+    tiny = torch.finfo(dtype).tiny
+    x = torch.tensor([[0.0, 0.0], [tiny, 0.0], [0.0, -(tiny**0.7)]], dtype=dtype)
+    a, s = torch.full((2, 1, 3, 1), 0.7, dtype=dtype).unbind()
+    s = s / 2
+    inputs = [x, torch.zeros(1, 3, 2, dtype=dtype), a, s]
+    image, radii, _ = Chain.apply(*(each.requires_grad_() for each in inputs), backwards)
+    gradients = torch.autograd.grad(image[:, 0].sum() + 1e3 * radii.sum(), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    slope = 2.0 if backwards else 0.5
+    torch.testing.assert_close(gradients[0][0], torch.tensor([slope, 0.0], dtype=dtype))
+
+
+def test_radial_gradients_are_as_accurate_in_single_precision() -> None:
+    transform = Radial(2, layers=32)
+    randomize(transform, 0.3)
+    x = torch.randn(512, 2)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        for way in two_ways(transform.to(dtype)):
+            image, log_det = way(x.to(dtype))
+            loss = (log_det - image.square().sum(1) / 2).mean()
+            gradients.append(torch.autograd.grad(loss, list(transform.parameters())))
+    for singles, doubles in zip(gradients[:2], gradients[2:], strict=True):
+        for single, double in zip(singles, doubles, strict=True):
+            error = (single - double).abs().max() / double.abs().max()
+            assert error < 1e-5
 
 
 class Largest(TorchDispatchMode):

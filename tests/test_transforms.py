@@ -288,6 +288,30 @@ def test_log_dets_match_autograd_and_both_ways_undo_each_other(case: Case) -> No
 
 
 @ALL
+@pytest.mark.parametrize("backwards", [True, False])
+def test_the_steps_end_where_the_transform_does(case: Case, backwards: bool) -> None:
+    transform, context = case.transform(), case.context()
+    start = transform(case.data(), context)[0] if backwards else case.data()
+    names, points = ["start"], [start]
+    for name, moved in transform.steps(start, context, backwards=backwards):
+        names.append(name)
+        points.append(moved)
+    close(points[-1], (transform.inverse if backwards else transform)(start, context)[0])
+    assert len(points) == 1 + n_maps(transform)
+    assert Compose.__name__ not in names
+    assert Inverse.__name__ not in names
+
+
+def n_maps(transform: Transform) -> int:
+    """How many maps a transform consists of."""
+    if isinstance(transform, Compose):
+        return sum(n_maps(part) for part in transform.parts)
+    if isinstance(transform, Inverse):
+        return n_maps(transform.transform)
+    return transform.layers if isinstance(transform, Planar | Radial | Sylvester) else 1
+
+
+@ALL
 def test_gradient_reaches_every_parameter_both_ways(case: Case) -> None:
     transform = case.transform()
     if any(parameter.requires_grad for parameter in transform.parameters()):

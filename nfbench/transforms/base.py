@@ -1,7 +1,7 @@
 """The contract every invertible map keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,17 @@ class Transform(nn.Module, ABC):
     @abstractmethod
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, *event) to data; return the data and log|det dx/dz| (B,)."""
+
+    def steps(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The points after each step noise -> data, behind the name of what moved them.
+
+        The last are those of ``inverse``. Data -> noise unless ``backwards``, up to the image of
+        ``forward``. A transform of several maps yields after each of them.
+        """
+        way = self.inverse if backwards else self.forward
+        yield type(self).__name__, way(points, context)[0]
 
     @property
     def needs_calibration(self) -> bool:
@@ -86,6 +97,15 @@ class Compose(Transform):
             z, log_det = transform.inverse(z, context)
             total = log_det if total is None else total + log_det
         return z, no_volume_change(z) if total is None else total
+
+    def steps(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The points after each step of each part; no step if there are no parts."""
+        for part in reversed(self.parts) if backwards else self.parts:
+            for name, moved in part.steps(points, context, backwards=backwards):
+                yield name, moved
+                points = moved
 
     @torch.no_grad()
     def calibrate(

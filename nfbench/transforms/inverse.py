@@ -1,5 +1,7 @@
 """A transform turned round."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from .base import Transform
@@ -34,3 +36,9 @@ class Inverse(Transform):
         """Map noise to data by the wrapped forward; return the data and log|det dx/dz| (B,)."""
         x, log_det = self.transform(z, context)
         return x, log_det
+
+    def steps(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The points after each step of the wrapped transform in the other direction."""
+        return self.transform.steps(points, context, backwards=not backwards)

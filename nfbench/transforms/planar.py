@@ -1,6 +1,6 @@
 """Planar maps: contractions and expansions perpendicular to planes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,25 +52,46 @@ class Planar(Transform):
         """Map data (B, D) to noise in closed form."""
         maps = self.maps(context)
         hs = []
-        for w, u_hat, b, _ in zip(*maps, strict=True):
-            hs.append(torch.tanh(project(x, w, b)))
-            x = displace(x, hs[-1], u_hat)
+        for layer in zip(*maps, strict=True):
+            x, h = push(x, *layer)
+            hs.append(h)
         return x, self.log_det(x, hs, maps[-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, D) to data, the last layer first."""
         maps = [each[::-1] for each in self.maps(context)]
         hs = []
-        for w, u_hat, b, slack in zip(*maps, strict=True):
-            hs.append(torch.tanh(solve_tanh(project(z, w, b), slack)))
-            z = displace(z, -hs[-1], u_hat)
+        for layer in zip(*maps, strict=True):
+            z, h = pull(z, *layer)
+            hs.append(h)
         return z, -self.log_det(z, hs, maps[-1])
+
+    def steps(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The points after each layer."""
+        layers = list(zip(*self.maps(context), strict=True))
+        for layer in reversed(layers) if backwards else layers:
+            points, _ = (pull if backwards else push)(points, *layer)
+            yield type(self).__name__, points
 
     def log_det(self, x: Tensor, hs: Sequence[Tensor], slacks: Sequence[Tensor]) -> Tensor:
         """log|det dz/dx| (B,) of all layers, from each one's tanh (B,) and slack."""
         if not hs:
             return no_volume_change(x)
         return tanh_slope(torch.stack(list(hs), -1), torch.stack(list(slacks), -1)).log().sum(-1)
+
+
+def push(x: Tensor, w: Tensor, u_hat: Tensor, b: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """One layer's image of rows x (B, D), and its tanh (B,)."""
+    h = torch.tanh(project(x, w, b))
+    return displace(x, h, u_hat), h
+
+
+def pull(z: Tensor, w: Tensor, u_hat: Tensor, b: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows (B, D) whose image under one layer is z, and its tanh (B,)."""
+    h = torch.tanh(solve_tanh(project(z, w, b), slack))
+    return displace(z, -h, u_hat), h
 
 
 def project(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

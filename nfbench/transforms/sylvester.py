@@ -1,6 +1,6 @@
 """Sylvester maps: planar maps with several directions at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,20 +96,43 @@ class Sylvester(Transform):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data (B, D) to noise in closed form."""
         slopes = []
-        for q, r, r_tilde, b, slack in self.maps(context):
-            h = torch.tanh(times(r_tilde, times(q.mT, x)) + b)  # (B, M)
-            x = x + times(q, times(r, h))
-            slopes.append(tanh_slope(h, slack))
+        for layer in self.maps(context):
+            x, slope = push(x, *layer)
+            slopes.append(slope)
         return x, log_product(x, slopes)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, D) to data, the last layer first."""
         slopes = []
-        for q, r, r_tilde, b, slack in reversed(self.maps(context)):
-            h = solve_triangular(times(q.mT, z), r, r_tilde, b, slack)  # (B, M)
-            z = z - times(q, times(r, h))
-            slopes.append(tanh_slope(h, slack))
+        for layer in reversed(self.maps(context)):
+            z, slope = pull(z, *layer)
+            slopes.append(slope)
         return z, -log_product(z, slopes)
+
+    def steps(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The points after each layer."""
+        layers = self.maps(context)
+        for layer in reversed(layers) if backwards else layers:
+            points, _ = (pull if backwards else push)(points, *layer)
+            yield type(self).__name__, points
+
+
+def push(
+    x: Tensor, q: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor, slack: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One layer's image of rows x (B, D), and its Jacobian's factors (B, M)."""
+    h = torch.tanh(times(r_tilde, times(q.mT, x)) + b)  # (B, M)
+    return x + times(q, times(r, h)), tanh_slope(h, slack)
+
+
+def pull(
+    z: Tensor, q: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor, slack: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows (B, D) whose image under one layer is z, and its Jacobian's factors (B, M)."""
+    h = solve_triangular(times(q.mT, z), r, r_tilde, b, slack)  # (B, M)
+    return z - times(q, times(r, h)), tanh_slope(h, slack)
 
 
 def solve_triangular(y: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor, slack: Tensor) -> Tensor:
