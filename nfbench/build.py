@@ -4,18 +4,21 @@ from collections.abc import Sequence
 
 import torch
 
-from nfbench.config import Experiment, Preprocess
+from nfbench.config import Experiment
 from nfbench.data import DATA
 from nfbench.data.base import DataModule
 from nfbench.data.dataset import Dataset
+from nfbench.density import DensityModel
 from nfbench.errors import UsageError
 from nfbench.flows import FLOWS
-from nfbench.flows.flow import Flow
+from nfbench.flows.class_conditional import ClassConditional
+from nfbench.flows.preprocessed import Preprocessed
 from nfbench.module import DensityModule
 from nfbench.objectives import OBJECTIVES
 from nfbench.schedule import Schedule
+from nfbench.sections import Preprocess
 from nfbench.selection import Selection
-from nfbench.transforms.base import Transform
+from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.reshape import Flatten
@@ -29,24 +32,48 @@ def build_data(experiment: Experiment) -> DataModule:
         seed=experiment.seed,
         data_seed=experiment.data.seed,
         eval_batch_size=experiment.training.eval_batch_size,
+        conditional=experiment.data.condition == "label",
     )
 
 
-def build_model(experiment: Experiment, dataset: Dataset) -> Flow:
+def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
     """The experiment's flow behind its preprocessing, with weights drawn by the experiment's seed.
+
+    Conditioned on labels it is the mixture over the classes.
 
     Raises:
         UsageError: if the flow or the preprocessing cannot take these arguments or this data.
     """
     arguments = {key: value for key, value in experiment.flow.items() if key != "name"}
     torch.manual_seed(experiment.seed)
+    n_classes = count_classes(experiment, dataset)
     try:
-        flow = FLOWS[experiment.flow["name"]](dataset.event_shape, **arguments)
-        return flow.after(preprocessing(experiment.preprocess, dataset))
+        flow = FLOWS[experiment.flow["name"]](
+            dataset.event_shape, context_features=n_classes, **arguments
+        )
+        model = ClassConditional(flow, n_classes) if n_classes else flow
+        parts = preprocessing(experiment.preprocess, dataset)
+        return Preprocessed(Compose(parts), model) if parts else model
     except ValueError as error:
         raise UsageError(
             f"{experiment.table}/{experiment.row} on {dataset.name}: {error}"
         ) from error
+
+
+def count_classes(experiment: Experiment, dataset: Dataset) -> int:
+    """How many labels the flow is conditioned on; 0 if on none.
+
+    Raises:
+        UsageError: if it shall be conditioned on labels that the data do not have.
+    """
+    if experiment.data.condition == "none":
+        return 0
+    if dataset.n_classes is None:
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: data.condition: expected 'none', as "
+            f"{dataset.name} has no labels; got {experiment.data.condition!r}"
+        )
+    return dataset.n_classes
 
 
 def preprocessing(settings: Preprocess, dataset: Dataset) -> Sequence[Transform]:
@@ -99,7 +126,7 @@ def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
 
 
 def build_module(
-    experiment: Experiment, model: Flow, schedule: Schedule, *, compile: bool = False
+    experiment: Experiment, model: DensityModel, schedule: Schedule, *, compile: bool = False
 ) -> DensityModule:
     """The LightningModule that trains the model as the experiment says, compiled if asked to.
 
@@ -125,6 +152,7 @@ def build_module(
             schedule,
             selection,
             optimizer=training.optimizer,
+            adam_beta2=training.adam_beta2,
             adam_eps=training.adam_eps,
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,

@@ -6,107 +6,27 @@ Precedence, four levels and no more: constructor signature < row < cell < comman
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
 from nfbench.record import Record, check_address, find_root
+from nfbench.sections import (
+    CELL,
+    LEAST,
+    NOTES,
+    ROW,
+    SECTIONS,
+    Data,
+    Notes,
+    Preprocess,
+    Reported,
+    Training,
+)
 from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which data set, in what batches; `seed` draws the set itself, where it is not read."""
-
-    name: str
-    batch_size: int = 100
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What stands between the data and the flow; `logit` is the alpha of the logit transform."""
-
-    dequantize: Literal["none", "uniform"] = "none"
-    logit: float | None = None
-
-
-@dataclass(frozen=True)
-class Training:
-    """How the flow is trained.
-
-    `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
-    improvement, `chunk` the optimizer steps between two chunk ends; `weight_decay` is added to the
-    gradient (L2), not decoupled from it.
-    """
-
-    objective: str = "maximum_likelihood"
-    max_steps: int | None = None
-    max_epochs: int | None = None
-    validate_every: int | None = None
-    patience: int | None = None
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    warmup_steps: int = 0
-    plateau_factor: float = 0.5
-    plateau_patience: int = 10
-    clip_norm: float | None = None
-    ema_decay: float | None = None
-    chunk: int = 64
-    eval_batch_size: int = 8192
-
-
-@dataclass(frozen=True)
-class Notes:
-    """What a row says of itself, and a cell in its stead; a cell's deviations add to its row's.
-
-    No deviations: the paper's recipe. A reduced budget is never a reproduction.
-    """
-
-    title: str
-    deviations: list[str] = field(default_factory=list)
-    reduced: str | None = None
-    cost: str = ""
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A published number, its +- (table.yaml says what that means) and where it is printed."""
-
-    value: float
-    source: str
-    uncertainty: float | None = None
-
-
-LEAST: dict[str, dict[str, float]] = {
-    "data": {"batch_size": 1, "seed": 0},
-    "training": {
-        "max_steps": 0,
-        "max_epochs": 1,
-        "validate_every": 1,
-        "patience": 1,
-        "learning_rate": 0.0,
-        "adam_eps": 0.0,
-        "weight_decay": 0.0,
-        "warmup_steps": 0,
-        "plateau_factor": 0.0,
-        "plateau_patience": 1,
-        "clip_norm": 0.0,
-        "ema_decay": 0.0,
-        "chunk": 1,
-        "eval_batch_size": 1,
-    },
-}
-SECTIONS = {"data": Data, "preprocess": Preprocess, "training": Training}
-NOTES = [f.name for f in fields(Notes)]
-ROW = [*NOTES, "flow", *SECTIONS, "cells"]
-CELL = [*NOTES, "flow", *SECTIONS, "reported"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +82,28 @@ class Experiment:
         """12 hexadecimal digits of the SHA-256 of the settings, in whatever order and spelling."""
         text = json.dumps(self.config(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def restore(identity: dict[str, Any]) -> Experiment:
+    """The experiment that a checkpoint or a record says it is of; what is newer has its default.
+
+    Raises:
+        UsageError: a setting that is gone, or has another type today.
+    """
+    config = Level("its settings", "", identity["config"])
+    config.check(["flow", *SECTIONS])
+    schemas = {"flow": flow_schema(pick_name([config], "flow", flow_names())), **SECTIONS}
+    values = {key: fill(schema, config.section(key)) for key, schema in schemas.items()}
+    return Experiment(
+        **{key: identity[key] for key in ("table", "row", "cell", "seed", "reduced")},
+        title=identity["row"],
+        flow=values["flow"],
+        **{key: schema(**values[key]) for key, schema in SECTIONS.items()},
+        deviations=tuple(identity["deviations"]),
+        cost="",
+        reported=None,
+        overrides=tuple(identity["overrides"]),
+    )
 
 
 def differs(then: Any, now: Any) -> bool:

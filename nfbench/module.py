@@ -1,6 +1,6 @@
 """The one LightningModule: any density model, any objective, any optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamax": torch.optim.Adamax,
 }
+# Minibatches (k, B, *event), alone or with what they are conditioned on (k, B, ...).
+Chunk = Tensor | tuple[Tensor, Tensor]
 # Separate streams of random numbers for the phases of a run.
 TRAINING, VALIDATION, TEST = range(3)
 
@@ -63,6 +65,7 @@ class DensityModule(pl.LightningModule):
         selection: Selection,
         *,
         optimizer: str = "adam",
+        adam_beta2: float = 0.999,
         adam_eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
@@ -79,7 +82,8 @@ class DensityModule(pl.LightningModule):
         self.model, self.schedule, self.selection = model, schedule, selection
         self.compiled = compile
         self.objective = torch.compile(objective, dynamic=False) if compile else objective
-        self.optimizer_name, self.adam_eps, self.weight_decay = optimizer, adam_eps, weight_decay
+        self.optimizer_name, self.weight_decay = optimizer, weight_decay
+        self.adam_betas, self.adam_eps = (0.9, adam_beta2), adam_eps
         self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.step = 0
@@ -97,6 +101,7 @@ class DensityModule(pl.LightningModule):
         optimizer = OPTIMIZERS[self.optimizer_name](
             [self.weights],
             lr=self.schedule.learning_rate,
+            betas=self.adam_betas,
             eps=self.adam_eps,
             weight_decay=self.weight_decay,
         )
@@ -104,26 +109,26 @@ class DensityModule(pl.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
 
-    def training_step(self, chunk: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Take an optimizer step on each minibatch of (k, B, *event); return their losses (k,)."""
+    def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
+        """Take an optimizer step on each minibatch of a chunk; return their losses (k,)."""
         first = self.step
         self.draw_from(TRAINING, first)
         optimizer = self.optimizers()
         # Lightning drops all gradients at the start and before each validation.
         if self.weights.grad is None:
             tie_gradients(self.weights, self.trained)
-        losses = torch.stack([self.optimize(optimizer, x) for x in chunk.unbind(0)])
+        losses = torch.stack([self.optimize(optimizer, *batch) for batch in minibatches(chunk)])
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):
             raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
         return {"losses": losses}
 
-    def optimize(self, optimizer: Any, x: Tensor) -> Tensor:
+    def optimize(self, optimizer: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """One optimizer step on the minibatch ``x``; its loss, left on the device."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate()
         optimizer.zero_grad(set_to_none=False)
-        loss = self.objective(self.model, x, None)
+        loss = self.objective(self.model, x, context)
         self.manual_backward(loss)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
@@ -153,7 +158,9 @@ class DensityModule(pl.LightningModule):
         self.begin_evaluation(VALIDATION)
         self.swap_average()
         if self.model.needs_calibration:
-            self.model.calibrate(self.trainer.datamodule.train)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.model.calibrate(data.train, data.labels)
+            self.draw_from(VALIDATION, 0)  # noise that does not depend on the calibration's
 
     def on_test_start(self) -> None:
         """Start collecting log-likelihoods."""
@@ -188,3 +195,11 @@ class DensityModule(pl.LightningModule):
             kept = self.weights.detach().clone()
             self.weights.copy_(self.average)
             self.average.copy_(kept)
+
+
+def minibatches(chunk: Chunk) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The k minibatches (B, *event) of a chunk with their context, if there is one."""
+    if isinstance(chunk, Tensor):
+        return ((x, None) for x in chunk.unbind(0))
+    rows, context = chunk
+    return zip(rows.unbind(0), context.unbind(0), strict=True)

@@ -15,6 +15,7 @@ from nfbench.nets.mlp import MLP
 from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.elementwise import Affine
 from nfbench.transforms.lu import LULinear
 from nfbench.transforms.permute import Permute
 
@@ -60,6 +61,30 @@ def test_couplings_map_every_second_half() -> None:
 
 
 @KINDS
+def test_affine_maps_take_the_place_of_the_splines(kind: str) -> None:
+    flow, other = small_nsf(kind, elementwise="affine"), small_nsf(kind)
+    kinds = [[type(part) for part in f.transform.parts] for f in (flow, other)]
+    assert kinds[0] == kinds[1]
+    inner = [p.elementwise for p in flow.transform.parts if hasattr(p, "elementwise")]
+    assert [type(each) for each in inner] == [Affine] * 3
+    x = torch.randn(6, 5)
+    z, log_det = flow.transform(x)
+    close(flow.transform.inverse(z)[0], x)
+    jacobian = torch.autograd.functional.jacobian(lambda x: flow.transform(x)[0].sum(0), x)
+    close(log_det, jacobian.movedim(1, 0).det().abs().log())
+
+
+@KINDS
+def test_affine_scales_start_near_the_sigmoid_of_two(kind: str) -> None:
+    """nflows' couplings have sigmoid(a + 2) + 1e-3: each dimension is mapped in 5 or 10 layers."""
+    flow = nsf([4], kind=kind, elementwise="affine", layers=10, init="near_zero", hidden=32)
+    _, log_det = flow.transform(torch.randn(10, 4))
+    n_maps = {"coupling": 10 * 2, "autoregressive": 10 * 4}[kind]
+    expected = torch.full((10,), n_maps * torch.sigmoid(torch.tensor(2.0)).log().item())
+    torch.testing.assert_close(log_det, expected, rtol=0.05, atol=0)
+
+
+@KINDS
 def test_dropout_is_for_training_alone(kind: str) -> None:
     flow, x = small_nsf(kind, dropout=0.5), torch.randn(4, 5)
     assert not torch.equal(flow.train().log_prob(x), flow.log_prob(x))
@@ -80,6 +105,11 @@ def test_near_zero_start_is_near_a_rotation(kind: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"kind: expected one of coupling, auto.*got 'spline'"):
         nsf([5], kind="spline")
+
+
+def test_an_unknown_elementwise_map_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"elementwise: expected one of rational_.*got 'cubic'"):
+        nsf([5], elementwise="cubic")
 
 
 def test_residual_network_adds_its_blocks_to_what_it_has() -> None:

@@ -1,6 +1,7 @@
 """From integers to what a flow sees: log_prob carries every correction, none is added later."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from oracles import close, randomize
 from torch import Tensor
 
 from nfbench.build import preprocessing
-from nfbench.config import Preprocess
 from nfbench.data.dataset import Dataset, Splits
 from nfbench.distributions.base import StandardNormal, Uniform
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.flows.preprocessed import Preprocessed
 from nfbench.metrics import bits_per_dim, summarize
-from nfbench.transforms.base import Compose
+from nfbench.sections import Preprocess
+from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 
@@ -30,6 +32,10 @@ def images(levels: int = 256, n: int = 20) -> Tensor:
     x = torch.randint(levels, (n, *SHAPE), dtype=torch.uint8)
     x[0], x[1] = 0, levels - 1
     return x
+
+
+def behind(parts: Sequence[Transform], flow: Flow) -> Preprocessed:
+    return Preprocessed(Compose(parts), flow)
 
 
 def uniform_noise(shape: torch.Size, seed: int) -> Tensor:
@@ -122,7 +128,7 @@ def test_integers_out_of_range_are_impossible(value: int) -> None:
 
 
 def test_integers_take_the_precision_of_the_module() -> None:
-    flow = FLOWS["made"]([3], hidden=(4,)).after([Dequantize(256)])
+    flow = behind([Dequantize(256)], FLOWS["made"]([3], hidden=(4,)))
     x = torch.zeros(2, 3, dtype=torch.uint8)
     assert flow.float().log_prob(x).dtype == torch.float32
     assert flow.double().log_prob(x).dtype == torch.float64
@@ -159,7 +165,7 @@ def test_dequantized_likelihood_is_called_a_lower_bound() -> None:
 
 def test_probabilities_of_all_integers_add_up_to_one() -> None:
     """The mean over the noise of exp(log_prob) is the probability of an integer."""
-    flow = FLOWS["made_mog"]([1], components=2, hidden=(4,)).after([Dequantize(16), Logit(0.05)])
+    flow = behind([Dequantize(16), Logit(0.05)], FLOWS["made_mog"]([1], components=2, hidden=(4,)))
     randomize(flow)
     with torch.no_grad():
         probabilities = (
@@ -169,7 +175,7 @@ def test_probabilities_of_all_integers_add_up_to_one() -> None:
         # What the flow gives to values that are no pixel's: outside the image of the logit.
         step = 1e-3
         ends = torch.arange(math.log(19), 30, step)[:, None] + step / 2
-        inner = Flow(flow.base, Compose([]))
+        inner = flow.model
         outside = (inner.log_prob(ends).exp().sum() + inner.log_prob(-ends).exp().sum()) * step
     assert error < 0.02
     assert probabilities.mean(0).sum().item() + outside.item() == pytest.approx(
@@ -187,16 +193,16 @@ class Pictures(Dataset):
 def test_preprocessing_of_images_is_dequantization_then_logit_then_flattening() -> None:
     pictures = Pictures(name="pictures", title="", event_shape=SHAPE, sizes=(1, 1, 1), levels=256)
     parts = preprocessing(Preprocess(dequantize="uniform", logit=0.05), pictures)
-    flow = FLOWS["maf"](SHAPE, layers=2, hidden=(8,)).after(parts).eval()
+    flow = behind(parts, FLOWS["maf"](SHAPE, layers=2, hidden=(8,))).eval()
     x = images()
     torch.manual_seed(2)
     log_prob = flow.log_prob(x)
     v = (x + uniform_noise(x.shape, seed=2)) / 256
     s = 0.05 + 0.9 * v
     y = (s / (1 - s)).log().flatten(1)
-    z, log_det = flow.transform.parts[-1](y)
+    z, log_det = flow.model.transform(y)
     correction = (math.log(0.9) - math.log(256) - s.log() - (1 - s).log()).flatten(1).sum(1)
-    close(log_prob, flow.base.log_prob(z) + log_det + correction)
+    close(log_prob, flow.model.base.log_prob(z) + log_det + correction)
     assert flow.likelihood == "lower bound"
     samples = flow.sample(5)
     assert samples.shape == (5, *SHAPE)
@@ -204,8 +210,8 @@ def test_preprocessing_of_images_is_dequantization_then_logit_then_flattening() 
 
 
 def test_calibration_passes_through_the_preprocessing() -> None:
-    flow = FLOWS["gaussian"]([D]).after([Dequantize(256), Logit(0.05)])
+    flow = behind([Dequantize(256), Logit(0.05)], FLOWS["gaussian"]([D]))
     x = images(n=200).flatten(1)
     flow.calibrate(x)
-    z, _ = flow.transform(x)
+    z, _ = flow.model.transform(flow.preprocessing(x)[0])
     assert z.mean(0).abs().max() < 0.1

@@ -1,13 +1,15 @@
 """A normalizing flow: a base distribution behind one composed transform."""
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nfbench.density import DensityModel
 from nfbench.distributions.base import Distribution
-from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.base import Transform
 
 
 class Flow(DensityModel):
@@ -26,17 +28,20 @@ class Flow(DensityModel):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
         Raises:
-            ValueError: in evaluation, if a row is not finite; names the first.
+            ValueError: if flow or data are in half precision; in evaluation, if a row is not
+                finite; names the first.
         """
+        check_precision(x, self)
         if not self.training and not x.is_meta:
             check_finite(x)
-        z, log_det = self.transform(x, context)
-        return self.base.log_prob(z, context) + log_det
+        with without_autocast(x.device):
+            z, log_det = self.transform(x, context)
+            return self.base.log_prob(z, context) + log_det
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """Draw n rows of data (n, *event); a context has n rows."""
-        x, _ = self.transform.inverse(self.base.sample(n, context), context)
-        return x
+        with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
+            return self.transform.inverse(self.base.sample(n, context), context)[0]
 
     @property
     def needs_calibration(self) -> bool:
@@ -53,9 +58,22 @@ class Flow(DensityModel):
         finally:
             self.train(training)
 
-    def after(self, transforms: Sequence[Transform]) -> "Flow":
-        """The same flow on data that pass through ``transforms`` first."""
-        return Flow(self.base, Compose([*transforms, self.transform])) if transforms else self
+
+def check_precision(x: Tensor, flow: nn.Module) -> None:
+    """Refuse a precision in which likelihoods would be off by whole nats."""
+    for what, dtype in (("data", x.dtype), ("flow", next(flow.parameters(), x).dtype)):
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{what}: expected float32 or float64, got {dtype}, in which no likelihood is "
+                "computed; convert data and flow with .float()"
+            )
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Full precision, whatever is cast around the call."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def check_finite(x: Tensor) -> None:

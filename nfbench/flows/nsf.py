@@ -10,6 +10,7 @@ from nfbench.nets.mlp import MLP
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.elementwise import Affine, Elementwise
 from nfbench.transforms.spline import RationalQuadratic
 
 from .flow import Flow
@@ -21,28 +22,41 @@ def nsf(
     *,
     context_features: int = 0,
     kind: Literal["coupling", "autoregressive"] = "coupling",
+    elementwise: Literal["rational_quadratic", "affine"] = "rational_quadratic",
     layers: int = 10,
     hidden: int = 256,
     blocks: int = 2,
     activation: str = "relu",
     bins: int = 8,
     tail_bound: float = 3.0,
+    scale: str = "sigmoid",
     dropout: float = 0.0,
     init: str = "paper",
 ) -> Flow:
     """RQ-NSF (C) or (AR): ``layers`` spline layers on residual nets, each after a linear map.
 
-    A linear map is a random permutation and triangular factors; one more ends the flow. Defaults
-    are those of the authors' code (uci.py), but for its dropout of 0.25.
+    A linear map is a random permutation and triangular factors; one more ends the flow. ``affine``
+    maps in the place of splines make the paper's "Glow" (coupling) and "MAF" (autoregressive).
+    Defaults are those of the authors' code (uci.py), but for its dropout of 0.25, the 1e-3 that it
+    adds to affine scales, and the unconditional spline that its spline couplings put on the half
+    which conditions.
     """
     if kind not in ("coupling", "autoregressive"):
         raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")
     features = prod(event_shape)
     # In the authors' code the couplings' widths and heights are divided by this, the others' not.
     temperature = hidden**0.5 if kind == "coupling" else 1.0
-    spline = RationalQuadratic(bins=bins, tail_bound=tail_bound, temperature=temperature)
+    maps: dict[str, Elementwise] = {
+        "rational_quadratic": RationalQuadratic(
+            bins=bins, tail_bound=tail_bound, temperature=temperature
+        ),
+        "affine": Affine(scale=scale),
+    }
+    if elementwise not in maps:
+        raise ValueError(f"elementwise: expected one of {', '.join(maps)}; got {elementwise!r}")
+    inner = maps[elementwise]
     net: dict[str, Any] = {
-        "n_parameters": spline.n_parameters,
+        "n_parameters": inner.n_parameters,
         "hidden": [hidden] * (2 * blocks + 1),
         "activation": activation,
         "residual": True,
@@ -57,7 +71,7 @@ def nsf(
             n_first, n_second = halves("nsf", features)
             swap = layer % 2 == 0
             fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
-            parts.append(Coupling(MLP(fixed, mapped, **net), spline, n_first=n_first, swap=swap))
+            parts.append(Coupling(MLP(fixed, mapped, **net), inner, n_first=n_first, swap=swap))
         else:
-            parts.append(Autoregressive(MADE(features, **net), spline))
+            parts.append(Autoregressive(MADE(features, **net), inner))
     return Flow(StandardNormal([features]), Compose([*parts, *mix("linear", features)]))

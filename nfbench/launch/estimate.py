@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nfbench.build import build_model, build_module, build_schedule
+from nfbench.build import build_model, build_module, build_schedule, count_classes
 from nfbench.config import Experiment
 from nfbench.data import DATA
+from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
 from nfbench.module import DensityModule
 
@@ -60,12 +61,14 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
         dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size)
     ).to(place)
     batch = rows[: experiment.data.batch_size]
+    labels = random_labels(experiment, dataset, len(batch))
+    labels = labels if labels is None else labels.to(place)
     per_step = 0.0
     steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
     if steps:
         optimizer = module.configure_optimizers()
         tie_gradients(module.weights, module.trained)
-        per_step = seconds(lambda: one_step(module, optimizer, batch))
+        per_step = seconds(lambda: one_step(module, optimizer, batch, labels))
     module.model.eval()
     with torch.no_grad():
         per_row = seconds(lambda: module.model.log_prob(rows)) / len(rows)
@@ -76,10 +79,15 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
     return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
 
 
-def one_step(module: DensityModule, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+def one_step(
+    module: DensityModule,
+    optimizer: torch.optim.Optimizer,
+    batch: torch.Tensor,
+    labels: torch.Tensor | None,
+) -> None:
     """A training step as the run takes it, without Lightning."""
     optimizer.zero_grad(set_to_none=False)
-    module.objective(module.model, batch, None).backward()
+    module.objective(module.model, batch, labels).backward()
     optimizer.step()
 
 
@@ -88,6 +96,12 @@ def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> tor
     if levels is None:
         return torch.randn(n, *event_shape)
     return torch.randint(levels, (n, *event_shape), dtype=torch.uint8)
+
+
+def random_labels(experiment: Experiment, dataset: Dataset, n: int) -> torch.Tensor | None:
+    """Labels (n,) for a flow that is conditioned on them."""
+    n_classes = count_classes(experiment, dataset)
+    return torch.randint(n_classes, (n,)) if n_classes else None
 
 
 def seconds(call: Callable[[], object]) -> float:
