@@ -20,7 +20,7 @@ from rich.progress import (
 
 from nfbench import checkpoint
 from nfbench.errors import UsageError
-from nfbench.record import write_atomic
+from nfbench.record import read_curve, write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
 
 from .module import DensityModule
@@ -33,12 +33,14 @@ class Checkpoints(pl.Callback):
     """Keeps ``last.pt`` (to resume from) and ``best.pt`` (the weights of the best validation).
 
     ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
-    asks the run to stop.
+    asks the run to stop. Both say which experiment they are of.
     """
 
-    def __init__(self, directory: Path, settings: str, stop: StopRequest) -> None:
+    def __init__(
+        self, directory: Path, experiment: dict[str, Any], settings: str, stop: StopRequest
+    ) -> None:
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        self.settings, self.stop = settings, stop
+        self.experiment, self.settings, self.stop = experiment, settings, stop
         self.seconds = 0.0  # of training before this process
 
     def resume(self, module: DensityModule) -> bool:
@@ -92,9 +94,13 @@ class Checkpoints(pl.Callback):
         """Keep the weights that were just evaluated if they are the best so far."""
         assert isinstance(pl_module, DensityModule)
         if pl_module.improved:
-            state = {"model": pl_module.model.state_dict(), "step": pl_module.step}
-            checkpoint.save(self.best, state)
+            self.keep(pl_module)
             pl_module.improved = False
+
+    def keep(self, module: DensityModule) -> None:
+        """Write ``best.pt``."""
+        state = {"model": module.model.state_dict(), "step": module.step}
+        checkpoint.save(self.best, {"experiment": self.experiment, **state})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after a validation."""
@@ -114,6 +120,7 @@ class Checkpoints(pl.Callback):
         optimizer = module.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         state = {
+            "experiment": self.experiment,
             "settings": self.settings,
             "model": module.model.state_dict(),
             "average": module.average,
@@ -158,11 +165,6 @@ class Curve(pl.Callback):
         self.losses = []
         kept = [earlier for earlier in read_curve(self.path) if earlier["step"] < pl_module.step]
         write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in [*kept, line]))
-
-
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """The lines of a curve file, oldest first; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class ProgressBar(pl.Callback):

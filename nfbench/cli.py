@@ -221,36 +221,41 @@ def show_table(name: str, form: str) -> None:
 
 
 @main.command()
-@click.argument("row")
-@click.argument("cell")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--seed", default=0, show_default=True, help="Seed of the run.")
-def audit(row: str, cell: str, overrides: tuple[str, ...], seed: int) -> None:
-    """Check a run's best weights: log-determinant against autograd, inverse, samples, mass.
+@click.argument("target", metavar="RUN|CHECKPOINT")
+def audit(target: str) -> None:
+    """Check trained weights: log-determinant against autograd, inverse, samples, mass.
 
-    The run is named as for `nfbench run`, and may still be going on.
+    RUN is TABLE/ROW/CELL, with /SEED unless it is 0, or a run's folder; its best weights so far
+    are checked. CHECKPOINT is a file best.pt or last.pt, wherever it lies. If the run's record is
+    of these weights, the audit is stored in it.
+
+    \b
+        nfbench audit maf2017_table1/maf_5_bounded/power/1
     """
-    from nfbench.config import load
-    from nfbench.run import audit_run
+    from nfbench.inspection import inspect
 
-    for name, value in audit_run(load(row, cell, seed, overrides)).items():
+    found = inspect(target)
+    for name, value in found.audit.items():
         click.echo(f"{name}: {'not measured' if value is None else f'{value:.6g}'}")
+    click.echo(f"of {found.checkpoint}, stored in {found.record or 'no record'}")
 
 
 @main.command()
-@click.argument("table")
-@click.option("--seed", default=0, show_default=True)
-def plot(table: str, seed: int) -> None:
-    """Draw the densities and samples that a table's runs left, to results/TABLE.png."""
-    from nfbench.plots import gallery
+@click.argument("target")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the runs; by default 0.")
+def plot(target: str, seed: int | None) -> None:
+    """Draw what a table's runs left, or one run, and print where.
 
-    path = gallery(table, seed=seed)
-    if path is None:
-        raise UsageError(
-            f"{table}: expected pictures of its runs in runs/{table}, got none; "
-            "run its cells first"
-        )
-    click.echo(path)
+    \b
+        nfbench plot demo                 densities and samples side by side: results/demo.png
+        nfbench plot demo/maf/moons       one run: runs/demo/maf/moons/0/plot.png
+
+    A run's figure shows its density beside the truth, its samples, how it moves noise step by
+    step, and its training curve. Its folder is as good a name: runs/demo/maf/moons/0/.
+    """
+    from nfbench.plots import plot as draw
+
+    click.echo(draw(target, seed))
 
 
 main.add_command(data)

@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -221,11 +221,27 @@ def write(record: Record, root: Path | None = None) -> Path:
         raise UsageError(
             f"{path}: a finished record stands here; move it away to run this cell again"
         )
+    save(record, path)
+    return path
+
+
+def save(record: Record, path: Path) -> None:
+    """Writes a record's file.
+
+    Raises:
+        UsageError: a value is not JSON.
+    """
     try:
         text = json.dumps(asdict(record), sort_keys=True, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
     write_atomic(path, text + "\n")
+
+
+def amend(record: Record, audit: dict[str, Any], root: Path | None = None) -> Path:
+    """Puts another audit of the same weights into a record; all else stays as it is."""
+    path = record_path(record, root)
+    save(replace(record, audit=audit), path)
     return path
 
 
@@ -247,6 +263,11 @@ def read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return record
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The lines of a training curve, oldest first; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def records(table: str, root: Path | None = None) -> Iterator[Record]:

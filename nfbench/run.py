@@ -92,7 +92,10 @@ def execute(
     model = build_model(experiment, data.dataset)
     module = build_module(experiment, model, schedule, compile=compile).to(device)
     checkpoints = Checkpoints(
-        record.run_dir(experiment, root), f"{experiment.hash} on {data.fingerprint[:12]}", stop
+        record.run_dir(experiment, root),
+        experiment.identity(),
+        f"{experiment.hash} on {data.fingerprint[:12]}",
+        stop,
     )
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
@@ -178,6 +181,8 @@ def test(
         metrics, values = evaluate(module, data, trainer(module.device, []))
     except ValueError as error:
         raise FailedRunError("evaluation refused", str(error), step=module.step) from error
+    if not module.step:
+        checkpoints.keep(module)  # what calibration alone has fitted
     directory = checkpoints.best.parent
     with replacing(directory / "test_log_prob.npy") as file:
         np.save(file, values.numpy().astype(np.float32))
@@ -185,20 +190,6 @@ def test(
     with replacing(directory / "pictures.npz") as file:
         save_pictures(module.model, data, file)
     return metrics, audit(module.model, data.test)
-
-
-def audit_run(experiment: Experiment, *, root: Path | None = None) -> Audit:
-    """Audit the best weights that a run has kept so far.
-
-    Raises:
-        UsageError: if it has kept none.
-    """
-    best = record.run_dir(experiment, root or record.find_root()) / "best.pt"
-    data = build_data(experiment)
-    data.setup()
-    model = build_model(experiment, data.dataset)
-    model.load_state_dict(checkpoint.load(best)["model"])
-    return audit(model, data.test)
 
 
 def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -13,23 +13,24 @@ import rich.box
 import rich.table
 from tabulate import tabulate
 
-from nfbench.catalog import Column, Table, load_table
+from nfbench.catalog import Table, load_table
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, records, write_atomic
 from nfbench.verdict import Entry, judge
+from nfbench.wording import DAGGER, MARKS, brief, dagger, line, mark, remarks
 
-MARKS = {
-    "reproduced": "✓",
-    "better": "▲",
-    "short": "▼",
-    "reduced budget": "◐",
-    "stale": "?",
-    "failed": "✗",
-    "missing": "·",
-}
-WORDS = ("row", "cell", "verdict", "likelihood", "notes")  # the columns that are not numbers
+WORDS = (
+    "row",
+    "cell",
+    "verdict",
+    "likelihood",
+    "audit",
+    "errors",
+    "passes",
+    "notes",
+)  # not numbers
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,6 @@ def rank(table: Table) -> Callable[[Entry], tuple[int, float]]:
         return columns.index(entry.experiment.cell), value
 
     return key
-
-
-def remarks(entry: Entry) -> list[str]:
-    """What is said of an entry: its reduced budget, then its deviations."""
-    reduced = entry.experiment.reduced
-    return [*([f"reduced budget: {reduced}"] if reduced else []), *entry.experiment.deviations]
 
 
 def write(name: str, root: Path | None = None) -> Path:
@@ -170,14 +165,15 @@ def csv_text(view: View) -> str:
 
 
 def terminal(view: View) -> rich.table.Table:
-    """Every cell, without the columns that are empty and without the notes."""
-    rows = lines(view)
-    headings = [k for k in (rows[0] if rows else ()) if k != "notes" and any(r[k] for r in rows)]
-    table = rich.table.Table(title=view.table.title, box=rich.box.SIMPLE)
-    for key in headings:
-        table.add_column(key, justify="left" if key in WORDS else "right", no_wrap=key in WORDS)
+    """The overview, with what its marks mean and the kind of likelihood."""
+    rows = overview(view)
+    kinds = sorted({entry.likelihood for entry in view.entries if entry.likelihood})
+    caption = f"{legend(view)}. Likelihood: {'; '.join(kinds) or 'none yet'}."
+    table = rich.table.Table(title=view.table.title, box=rich.box.SIMPLE, caption=caption)
+    for key in rows[0] if rows else ():
+        table.add_column(key, justify="right" if key else "left")
     for row in rows:
-        table.add_row(*(row[key] for key in headings))
+        table.add_row(*row.values())
     return table
 
 
@@ -204,19 +200,19 @@ def meaning(view: View) -> Iterator[str]:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
         yield "Reproduced: the gap, ours less the paper's, is within the larger of the two ±."
     yield "Stale: the settings or the data have changed since the run."
+    yield (
+        "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "
+        "Passes: network evaluations that wait for each other, for a density / a sample."
+    )
 
 
 def legend(view: View) -> str:
     """The marks that the overview uses."""
     marks = {mark(entry): entry.verdict.partition(":")[0] for entry in view.entries}
     used = [f"{sign} {marks[sign]}" for sign in MARKS.values() if sign in marks]
+    used += [f"{DAGGER} without a sound audit"] * any(dagger(e) for e in view.entries)
     paper = "In brackets the paper's. " if view.published else ""
     return f"{paper}{', '.join(used)}".strip()
-
-
-def mark(entry: Entry) -> str:
-    """The mark of an entry's verdict, or nothing where the verdict has none."""
-    return MARKS.get(entry.verdict.partition(":")[0], "")
 
 
 def overview(view: View) -> list[dict[str, str]]:
@@ -234,44 +230,7 @@ def overview(view: View) -> list[dict[str, str]]:
     ]
 
 
-def brief(entry: Entry) -> str:
-    """An entry in the overview: our number, its mark, and the paper's number in brackets."""
-    reported = entry.experiment.reported
-    paper = f"({number(entry.column, reported.value)})" if reported else ""
-    return " ".join(filter(None, [number(entry.column, entry.ours), mark(entry), paper]))
-
-
 def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:
     """One line a cell, heading -> text; `exact` for numbers in full."""
-    return [line(view, entry, exact) for entry in view.entries]
-
-
-def line(view: View, entry: Entry, exact: bool) -> dict[str, str]:
-    """One entry, heading -> text; columns of the paper only where something is published."""
-    show = partial(number, entry.column, exact=exact)
-    reported = entry.experiment.reported
-    paper = {
-        "paper": show(reported.value) if reported else "",
-        "paper's ±": show(reported.uncertainty) if reported else "",
-        "gap": show(entry.gap, sign="+"),
-    }
-    cited = sorted(view.notes.index(note) + 1 for note in remarks(entry))
-    return {
-        "row": entry.experiment.row,
-        "cell": entry.experiment.cell,
-        "ours": show(entry.ours),
-        "± test points": show(entry.points),
-        "± seeds": show(entry.seeds),
-        "seeds": str(entry.n_seeds or ""),
-        **(paper if view.published else {}),
-        "verdict": entry.verdict,
-        "likelihood": entry.likelihood,
-        "notes": ", ".join(map(str, cited)),
-    }
-
-
-def number(column: Column, value: float | None, *, sign: str = "-", exact: bool = False) -> str:
-    """A value to the decimals of its column, or in full if `exact`; None is empty."""
-    if value is None:
-        return ""
-    return repr(value) if exact else f"{value:{sign}z.{column.decimals}f}"
+    shown = partial(line, notes=view.notes, published=view.published, exact=exact)
+    return [shown(entry) for entry in view.entries]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from nfbench.catalog import Column
 from nfbench.config import Experiment
@@ -13,6 +14,25 @@ from nfbench.settings import hint
 ROUNDING = (
     1e-9  # a gap of exactly the tolerance, in decimals that binary numbers miss, is within it
 )
+
+
+# What an audit may find in float64: rounding, which deep flows magnify.
+TOLERANCE = 1e-6
+NOT_AUDITED, LOG_DET_OFF, INVERSE_OFF, SOUND = "not audited", "log-det off", "inverse off", "ok"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What the audits of a cell's records found, the worst over the seeds.
+
+    `log_det_error` is against autograd in float64 (none where that costs too much), `round_trip`
+    in float32, `passes` those of the networks for a density and for a sample.
+    """
+
+    finding: str
+    log_det_error: float | None = None
+    round_trip: float | None = None
+    passes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,7 @@ class Entry:
     n_seeds: int
     likelihood: str
     verdict: str
+    audited: Audited | None = None
     failures: tuple[str, ...] = ()
 
     @property
@@ -79,8 +100,37 @@ def judge(
         n_seeds=len(values),
         likelihood=", ".join(sorted({r.likelihood["kind"] for r in counted})),
         verdict=verdict,
+        audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
     )
+
+
+def audited(records: Sequence[Record]) -> Audited:
+    """The worst that the audits of some records found; not audited if one has no audit."""
+    audits = [record.audit for record in records]
+    if not all("log_det_error" in audit for audit in audits):
+        return Audited(NOT_AUDITED)
+    finding = SOUND
+    if not small(audits, "round_trip_error") or not small(audits, "sample_log_prob_error"):
+        finding = INVERSE_OFF
+    if not small(audits, "log_det_error"):
+        finding = LOG_DET_OFF
+    passes = audits[0]["passes_per_log_prob"], audits[0]["passes_per_sample"]
+    log_det, round_trip = (
+        worst(audits, key) for key in ("log_det_error", "round_trip_error_float32")
+    )
+    return Audited(finding, log_det, round_trip, passes)
+
+
+def worst(audits: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The largest value of some audits; none if it was not measured."""
+    return max((float(audit[key]) for audit in audits if audit[key] is not None), default=None)
+
+
+def small(audits: Sequence[Mapping[str, Any]], key: str) -> bool:
+    """Whether nothing above rounding was measured."""
+    value = worst(audits, key)
+    return value is None or value <= TOLERANCE
 
 
 def compare(experiment: Experiment, column: Column, ours: float, points: float | None) -> str:

@@ -11,7 +11,8 @@ from nfbench.audit import audit
 from nfbench.distributions.base import StandardNormal
 from nfbench.flows.flow import Flow
 from nfbench.flows.maf import maf
-from nfbench.transforms.base import Transform
+from nfbench.flows.preprocessed import Preprocessed
+from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.reshape import Flatten
@@ -73,7 +74,7 @@ def test_passes_are_those_of_the_networks_that_wait_for_each_other(
 def test_images_are_audited_behind_their_dequantization() -> None:
     shape = (1, 3, 3)
     flow = maf(shape, layers=2, hidden=(16,), batch_norm=False, scale="tanh")
-    images = flow.after([Dequantize(8), Logit(0.05), Flatten(shape)])
+    images = Preprocessed(Compose([Dequantize(8), Logit(0.05), Flatten(shape)]), flow)
     found = audit(images, torch.randint(8, (20, *shape), dtype=torch.uint8))
     assert found["log_det_error"] < 1e-9
     assert found["mass"] is None

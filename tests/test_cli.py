@@ -107,6 +107,15 @@ MISTAKES = [
     (("reproduce", "tiny", "--cell", "pinwhel"), "unknown cell 'pinwhel' of tiny"),
     (("plot", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
     (("plot", "tiny"), "run its cells first"),
+    (
+        ("plot", "tiny/maf"),
+        "expected TABLE, TABLE/ROW/CELL or TABLE/ROW/CELL/SEED, got 'tiny/maf'",
+    ),
+    (("plot", "tiny/maff/pinwheel"), "unknown row 'maff' of tiny; did you mean 'maf'?"),
+    (("plot", "tiny/maf/pinwhel"), "unknown cell of tiny/maf; did you mean 'pinwheel'?"),
+    (("plot", "tiny/maf/pinwheel"), "run it first: nfbench run tiny/maf pinwheel --seed 0"),
+    (("plot", "runs/tiny/maf/pinwheel/x/"), "expected a seed after tiny/maf/pinwheel, got 'x'"),
+    (("plot", "tiny/maf/pinwheel/1", "--seed", "2"), "got '1' and --seed 2"),
     (("data", "verify", "powr"), "unknown data set 'powr'; did you mean 'power'?"),
     (("data", "prepare", "powr"), "unknown data set 'powr'; did you mean 'power'?"),
 ]
@@ -171,7 +180,7 @@ def test_a_table_is_checked_against_the_records(nfbench: Nfbench, root: Path) ->
 def test_a_table_has_four_forms(form: str, nfbench: Nfbench) -> None:
     shown = nfbench("table", "tiny", "--format", form)
     assert shown.exit_code == 0
-    assert "gaussian" in shown.output
+    assert "gaussian" in shown.output.lower()
 
 
 def test_a_crash_is_told_with_where_its_files_are(

@@ -1,6 +1,7 @@
 """Every experiment file loads, and says where its numbers are from."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,78 @@ def test_rows_of_the_maf_paper_hold_its_table() -> None:
     rows = load_table("maf2017_table1", ROOT).rows[:8]
     power = [load(f"maf2017_table1/{row}", "power", root=ROOT).reported for row in rows]
     assert [r and r.value for r in power] == [-7.74, -3.08, 0.40, -0.02, 0.17, 0.14, 0.24, 0.30]
+
+
+NSF = {
+    "glow": [0.42, 12.24, -16.99, -10.55, 156.95],
+    "maf": [0.45, 12.35, -17.03, -10.92, 156.95],
+    "rq_nsf_c": [0.64, 13.09, -14.75, -9.67, 157.54],
+    "rq_nsf_ar": [0.66, 13.09, -14.01, -9.22, 157.31],
+}
+NSF_UNCERTAINTIES = {
+    "glow": [0.01, 0.03, 0.02, 0.45, 0.28],
+    "maf": [0.01, 0.02, 0.02, 0.46, 0.28],
+    "rq_nsf_c": [0.01, 0.02, 0.03, 0.47, 0.28],
+    "rq_nsf_ar": [0.01, 0.02, 0.03, 0.48, 0.28],
+}
+
+
+def reported(table: str, row: str) -> tuple[list[float], list[float | None]]:
+    """The published numbers of a row and their uncertainties, column by column."""
+    cells = load_table(table, ROOT).cells(row)
+    numbers = [load(f"{table}/{row}", cell, root=ROOT).reported for cell in cells]
+    return [n.value for n in numbers if n], [n.uncertainty for n in numbers if n]
+
+
+def test_rows_of_the_nsf_paper_hold_its_table() -> None:
+    """Durkan, Bekasov, Murray, Papamakarios (2019), Table 1, without Q-NSF."""
+    assert set(NSF) < set(load_table("nsf2019_table1", ROOT).rows)
+    for row in NSF:
+        assert reported("nsf2019_table1", row) == (NSF[row], NSF_UNCERTAINTIES[row])
+    assert reported("nsf2019_table1", "rq_nsf_c_short") == ([0.64], [0.01])
+
+
+def test_rows_of_the_nsf_paper_are_the_models_of_their_names() -> None:
+    kinds = {
+        "glow": ("coupling", "affine"),
+        "maf": ("autoregressive", "affine"),
+        "rq_nsf_c": ("coupling", "rational_quadratic"),
+        "rq_nsf_ar": ("autoregressive", "rational_quadratic"),
+    }
+    for row, kind in kinds.items():
+        for cell in load_table("nsf2019_table1", ROOT).cells(row):
+            flow = load(f"nsf2019_table1/{row}", cell, root=ROOT).flow
+            assert (flow["kind"], flow["elementwise"]) == kind
+
+
+def test_short_rows_are_the_long_ones_for_less_and_say_so() -> None:
+    for long, short, cell in [
+        ("nsf2019_table1/rq_nsf_c", "nsf2019_table1/rq_nsf_c_short", "power"),
+        ("nice2014_fig3/nice", "nice2014_fig3/nice_short", "mnist"),
+    ]:
+        one, other = load(long, cell, root=ROOT), load(short, cell, root=ROOT)
+        assert one.reduced is None and other.reduced
+        assert (one.reported, one.flow, one.data) == (other.reported, other.flow, other.data)
+        steps = {"max_steps": None, "max_epochs": None}
+        assert replace(one.training, **steps) == replace(other.training, **steps)
+
+
+def test_rows_of_the_maf_paper_hold_its_table_of_images() -> None:
+    """Papamakarios, Pavlakou, Murray (2017), Table 2, column MNIST, unconditional."""
+    column = {
+        "gaussian": (-1366.9, 1.4),
+        "made": (-1380.8, 4.8),
+        "made_mog": (-1038.5, 1.8),
+        "realnvp_5": (-1323.2, 6.6),
+        "realnvp_10": (-1370.7, 10.1),
+        "maf_5": (-1300.5, 1.7),
+        "maf_10": (-1313.1, 2.0),
+        "maf_mog_5": (-1100.3, 1.6),
+    }
+    for row, (value, uncertainty) in column.items():
+        assert reported("maf2017_table2", row) == ([value], [uncertainty])
+
+
+def test_the_nice_paper_has_its_number() -> None:
+    """Dinh, Krueger, Bengio (2014), Figure 3, MNIST."""
+    assert reported("nice2014_fig3", "nice") == ([1980.50], [None])

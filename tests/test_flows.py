@@ -21,7 +21,9 @@ from torch import Tensor
 
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.flows.preprocessed import Preprocessed
 from nfbench.nets.made import MADE
+from nfbench.transforms.base import Compose
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.reshape import Flatten
 
@@ -44,6 +46,20 @@ def test_flows_are_found() -> None:
 def test_transform_keeps_the_contract(name: str, features: int, n_context: int) -> None:
     flow, given = random_flow(name, features, n_context), context(3, n_context)
     check_contract(flow.transform, torch.randn(3, features), torch.randn(3, features), given)
+
+
+@ALL
+def test_the_steps_begin_at_the_noise_and_end_in_the_sample(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given = random_flow(name, features, n_context), context(3, n_context)
+    noise = torch.randn(3, features)
+    points = [noise, *(points for _, points in flow.transform.steps(noise, given))]
+    close(points[-1], flow.transform.inverse(noise, given)[0])
+    back = [points[-1], *(p for _, p in flow.transform.steps(points[-1], given, backwards=False))]
+    assert len(back) == len(points)
+    for there, here in zip(points, reversed(back), strict=True):
+        close(here, there)
 
 
 @ALL
@@ -262,7 +278,7 @@ def test_one_dimension_is_refused_where_there_is_nothing_to_split(name: str) -> 
 def test_an_image_is_flattened_first(name: str) -> None:
     flow = random_flow(name, 6)
     images = torch.randn(4, 1, 2, 3)
-    on_images = flow.after([Flatten((1, 2, 3))])
+    on_images = Preprocessed(Compose([Flatten((1, 2, 3))]), flow)
     assert torch.equal(on_images.log_prob(images), flow.log_prob(images.flatten(1)))
     assert on_images.sample(4).shape == images.shape
     assert on_images.likelihood == "exact"

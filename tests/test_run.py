@@ -17,13 +17,13 @@ from harness import DIVERGING, GAUSSIAN, MAF, changed, comparable, write_table
 from torch import Tensor, nn
 
 from nfbench import callbacks, checkpoint, objectives, record, tables
-from nfbench.callbacks import Curve, ProgressBar, read_curve
+from nfbench.callbacks import Curve, ProgressBar
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.errors import UsageError
 from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
-from nfbench.record import Record
+from nfbench.record import Record, read_curve
 from nfbench.run import run
 from nfbench.signals import InterruptedRunError
 
@@ -130,7 +130,7 @@ def test_a_diverging_run_leaves_a_record_that_says_where_and_never_a_number(
     page = tables.markdown(tables.build("tiny", tmp_path))
     line = next(line for line in page.splitlines() if line.startswith("| diverging"))
     assert f"failed: non-finite loss at step {step}" in line
-    assert "nan" not in page.lower()
+    assert "nan" not in page.lower().replace("determinant", "")
     assert [text.strip() for text in line.split("|")][3:5] == ["", ""]
 
 

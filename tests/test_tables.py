@@ -227,7 +227,7 @@ def test_markdown_shows_ours_beside_the_papers(root: Path) -> None:
     rows = [
         [c.strip() for c in r.strip("|").split("|")] for r in page.splitlines() if r[:1] == "|"
     ]
-    assert ["MAF (5)", "0.13 ✓ (0.14)", "· (2.00)"] in rows
+    assert ["MAF (5)", "0.13† ✓ (0.14)", "· (2.00)"] in rows
     long = dict(zip(rows[4], rows[8], strict=True))
     assert long == {
         "row": "maf_5",
@@ -241,6 +241,9 @@ def test_markdown_shows_ours_beside_the_papers(root: Path) -> None:
         "gap": "-0.01",
         "verdict": "reproduced",
         "likelihood": "exact",
+        "audit": "not audited",
+        "errors": "",
+        "passes": "",
         "notes": "1",
     }
     assert "1. no batch norm\n2. a smaller net\n" in page
@@ -275,7 +278,49 @@ def test_other_renderings_hold_the_same_cells(root: Path) -> None:
     assert r"maf\_5" in tables.latex(view) and r"\toprule" in tables.latex(view)
     console = rich.console.Console(width=120, record=True, file=io.StringIO())
     console.print(tables.terminal(view))
-    assert "reproduced" in console.export_text()
+    text = console.export_text()
+    assert "reproduced" in text and "Likelihood: exact." in text
+
+
+SOUND = {
+    "log_det_error": 1e-14,
+    "round_trip_error": 1e-13,
+    "round_trip_error_float32": 2e-6,
+    "passes_per_log_prob": 5,
+    "passes_per_sample": 30,
+    "sample_log_prob_error": 1e-13,
+}
+
+
+@pytest.mark.parametrize(
+    ("audit", "finding", "errors"),
+    [
+        (SOUND, "ok", "1e-14 / 2e-06"),
+        (SOUND | {"log_det_error": None}, "ok", "- / 2e-06"),
+        (SOUND | {"log_det_error": 0.7}, "log-det off", "7e-01 / 2e-06"),
+        (SOUND | {"round_trip_error": 1e-3}, "inverse off", "1e-14 / 2e-06"),
+        (SOUND | {"sample_log_prob_error": 0.1}, "inverse off", "1e-14 / 2e-06"),
+        ({}, "not audited", ""),
+    ],
+)
+def test_a_row_shows_its_audit_and_is_marked_without_a_sound_one(
+    root: Path, audit: dict[str, Any], finding: str, errors: str
+) -> None:
+    record.write(replace(make(root, "maf_5", "moons"), audit=audit), root)
+    view = tables.build("small", root)
+    line = next(line for line in tables.lines(view) if line["audit"])
+    assert (line["audit"], line["errors"]) == (finding, errors)
+    assert line["passes"] == ("5 / 30" if audit else "")
+    assert ("†" in tables.markdown(view)) == (finding != "ok")
+
+
+def test_the_worst_audit_of_the_seeds_is_shown(root: Path) -> None:
+    for seed, error in enumerate((1e-14, 3e-9, 2e-12)):
+        made = make(root, "maf_5", "moons", seed=seed)
+        record.write(replace(made, audit=SOUND | {"log_det_error": error}), root)
+    assert [e.audited.log_det_error for e in tables.build("small", root).entries if e.audited] == [
+        3e-9
+    ]
 
 
 def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> None:

@@ -44,14 +44,15 @@ class AutoregressiveMixture(Distribution):
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pick a component per scalar and color its noise; return the value and log-density."""
         logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
-        chosen = torch.multinomial(logits.softmax(0).t(), 1).t()  # (1, B)
+        gumbel = -torch.empty_like(logits).exponential_().log()
+        chosen = (logits + gumbel).argmax(0, keepdim=True)  # (1, B)
         mean, log_precision = means.gather(0, chosen)[0], log_precisions.gather(0, chosen)[0]
         value = mean + noise * torch.exp(-0.5 * log_precision)
         return value, self.log_terms(value, parameters)
 
     @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, D), one dimension after another; a component is drawn, so no gradient."""
+        """Draw n rows (n, D), one dimension after another; without gradient, as components are."""
         like = self.made.biases[-1]
         noise = torch.randn(n, self.made.features, dtype=like.dtype, device=like.device)
         return autoregress(self.made, self.draw, noise, context)[0]

@@ -1,0 +1,87 @@
+"""From an entry to the words and numbers that a table shows of it."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from nfbench.catalog import Column
+from nfbench.verdict import SOUND, Entry
+
+MARKS = {
+    "reproduced": "✓",
+    "better": "▲",
+    "short": "▼",
+    "reduced budget": "◐",
+    "stale": "?",
+    "failed": "✗",
+    "missing": "·",
+}
+DAGGER = "†"  # beside a number that no audit supports
+
+
+def remarks(entry: Entry) -> list[str]:
+    """What is said of an entry: its reduced budget, then its deviations."""
+    reduced = entry.experiment.reduced
+    return [*([f"reduced budget: {reduced}"] if reduced else []), *entry.experiment.deviations]
+
+
+def mark(entry: Entry) -> str:
+    """The mark of an entry's verdict, or nothing where the verdict has none."""
+    return MARKS.get(entry.verdict.partition(":")[0], "")
+
+
+def dagger(entry: Entry) -> str:
+    """The mark of a number whose runs were not audited, or whose audit found a fault."""
+    return DAGGER if entry.audited and entry.audited.finding != SOUND else ""
+
+
+def brief(entry: Entry) -> str:
+    """An entry in the overview: our number, its mark, and the paper's number in brackets."""
+    reported = entry.experiment.reported
+    paper = f"({number(entry.column, reported.value)})" if reported else ""
+    ours = number(entry.column, entry.ours) + dagger(entry)
+    return " ".join(filter(None, [ours, mark(entry), paper]))
+
+
+def line(entry: Entry, notes: Sequence[str], *, published: bool, exact: bool) -> dict[str, str]:
+    """One entry, heading -> text; columns of the paper only where something is published."""
+    show = partial(number, entry.column, exact=exact)
+    reported = entry.experiment.reported
+    paper = {
+        "paper": show(reported.value) if reported else "",
+        "paper's ±": show(reported.uncertainty) if reported else "",
+        "gap": show(entry.gap, sign="+"),
+    }
+    cited = sorted(notes.index(note) + 1 for note in remarks(entry))
+    return {
+        "row": entry.experiment.row,
+        "cell": entry.experiment.cell,
+        "ours": show(entry.ours),
+        "± test points": show(entry.points),
+        "± seeds": show(entry.seeds),
+        "seeds": str(entry.n_seeds or ""),
+        **(paper if published else {}),
+        "verdict": entry.verdict,
+        "likelihood": entry.likelihood,
+        **checks(entry),
+        "notes": ", ".join(map(str, cited)),
+    }
+
+
+def checks(entry: Entry) -> dict[str, str]:
+    """The audit of an entry, heading -> text: its finding, its errors, and passes."""
+    found = entry.audited
+    if found is None or found.passes is None:
+        return {"audit": found.finding if found else "", "errors": "", "passes": ""}
+    errors = [found.log_det_error, found.round_trip]
+    return {
+        "audit": found.finding,
+        "errors": " / ".join("-" if error is None else f"{error:.0e}" for error in errors),
+        "passes": " / ".join(map(str, found.passes)),
+    }
+
+
+def number(column: Column, value: float | None, *, sign: str = "-", exact: bool = False) -> str:
+    """A value to the decimals of its column, or in full if `exact`; None is empty."""
+    if value is None:
+        return ""
+    return repr(value) if exact else f"{value:{sign}z.{column.decimals}f}"

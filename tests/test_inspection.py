@@ -1,0 +1,123 @@
+"""An audit of what a run kept, from its checkpoint alone, wherever that lies."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from harness import GAUSSIAN, MAF, changed, write_table
+
+from nfbench import record
+from nfbench.cli import main
+from nfbench.config import Experiment, load, restore
+from nfbench.errors import UsageError
+from nfbench.inspection import inspect
+from nfbench.run import run
+
+SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_table(tmp_path_factory.mktemp("audit"), maf=SHORT, gaussian=GAUSSIAN)
+    for row in ("maf", "gaussian"):
+        run(load(f"tiny/{row}", "pinwheel", root=root), root=root, device="cpu")
+    return root
+
+
+@pytest.fixture
+def root(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return shutil.copytree(finished, tmp_path / "root")
+
+
+def experiment(root: Path, row: str = "maf") -> Experiment:
+    return load(f"tiny/{row}", "pinwheel", root=root)
+
+
+@pytest.mark.parametrize(
+    "target", ["tiny/maf/pinwheel", "tiny/maf/pinwheel/0", "runs/tiny/maf/pinwheel/0"]
+)
+def test_a_run_is_audited_as_it_was_when_it_ended(root: Path, target: str) -> None:
+    kept = record.read(record.record_path(experiment(root), root))
+    found = inspect(target, root=root)
+    assert found.audit == kept.audit
+    assert found.record == record.record_path(experiment(root), root)
+    assert kept.audit["log_det_error"] < 1e-9
+    assert 0 <= kept.audit["sample_calibration"] <= 1
+    assert kept.audit["non_finite_samples"] == 0
+
+
+def test_what_calibration_alone_has_fitted_can_be_audited(root: Path) -> None:
+    assert inspect("tiny/gaussian/pinwheel", root=root).audit["mass"] == pytest.approx(1, abs=0.05)
+
+
+def test_an_audit_is_stored_in_a_record_without_one(root: Path) -> None:
+    path = record.record_path(experiment(root), root)
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"audit": {}}))
+    inspect("tiny/maf/pinwheel", root=root)
+    after = json.loads(path.read_text())
+    assert after == before
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_checkpoint_may_lie_anywhere(root: Path, tmp_path: Path, name: str) -> None:
+    run_dir = record.run_dir(experiment(root), root)
+    moved = shutil.copy(run_dir / name, tmp_path / "elsewhere.pt")
+    found = inspect(str(moved), root=root)
+    assert found.audit["log_det_error"] < 1e-9
+
+
+def test_weights_of_another_step_leave_the_record_alone(root: Path) -> None:
+    path = record.record_path(experiment(root), root)
+    kept = json.loads(path.read_text())
+    kept["model"]["best_step"] += 1
+    kept["audit"] = {}
+    path.write_text(json.dumps(kept))
+    assert inspect("tiny/maf/pinwheel", root=root).record is None
+    assert json.loads(path.read_text())["audit"] == {}
+
+
+def test_an_experiment_is_restored_from_what_a_checkpoint_says(root: Path) -> None:
+    one = load("tiny/maf", "pinwheel", 3, ("flow.layers=1",), root)
+    other = restore(one.identity())
+    assert (other.config(), other.hash, other.overrides) == (
+        one.config(),
+        one.hash,
+        one.overrides,
+    )
+    assert record.run_dir(other, root) == record.run_dir(one, root)
+
+
+def test_a_wrong_target_says_where_it_looked(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"tiny/maff/pinwheel: expected a checkpoint, or a run"):
+        inspect("tiny/maff/pinwheel", root=root)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [({"a": 1}, "names its experiment"), (None, "unreadable file")]
+)
+def test_other_files_are_refused(
+    root: Path, tmp_path: Path, content: dict[str, int] | None, message: str
+) -> None:
+    path = tmp_path / "other.pt"
+    if content is None:
+        path.write_bytes(b"no checkpoint")
+    else:
+        torch.save(content, path)
+    with pytest.raises(UsageError, match=message):
+        inspect(str(path), root=root)
+
+
+def test_the_command_prints_every_finding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NFBENCH_ROOT", str(root))
+    shown = CliRunner().invoke(main, ["audit", "tiny/maf/pinwheel"])
+    assert shown.exit_code == 0
+    assert "log_det_error: " in shown.output
+    assert "stored in " in shown.output
+    wrong = CliRunner().invoke(main, ["audit", "nothing"])
+    assert wrong.exit_code == 2
+    assert "expected a checkpoint" in wrong.output
