@@ -1,4 +1,4 @@
-"""Every flow of FLOWS where numbers get awkward: precision, extremes, saturation, one dimension."""
+"""Every flow of FLOWS where numbers get awkward: precision, extremes, saturation, edges."""
 
 import copy
 

@@ -96,7 +96,7 @@ MISTAKES = [
     ((*RUN, "training.learning_rate=-1"), "training.learning_rate: expected at least 0.0, got -1"),
     ((*RUN, "training.lr=1"), "training.lr: unknown key; did you mean"),
     ((*RUN, "preprocess.dequantize=uniform"), "continuous data need 'none', got 'uniform'"),
-    ((*RUN, "data.batch_size=50001"), "data.batch_size: expected 1 to 50000 rows, got 50001"),
+    ((*RUN, "data.batch_size=500001"), "data.batch_size: expected 1 to 500000 rows, got 500001"),
     ((*RUN, "data.batch_size=0"), "data.batch_size: expected at least 1, got 0"),
     ((*RUN, "--device", "tpu"), "device: expected auto or one of cpu"),
     ((*RUN, "--seed=-1"), "seed: expected a non-negative integer, got -1"),

@@ -21,7 +21,7 @@ class Toy(Dataset):
     """
 
     event_shape: tuple[int, ...] = (2,)
-    sizes: tuple[int, int, int] = (50_000, 10_000, 10_000)
+    sizes: tuple[int, int, int] = (500_000, 10_000, 10_000)
 
     density_known: ClassVar[bool] = True
 

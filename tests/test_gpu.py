@@ -1,0 +1,89 @@
+"""On a CUDA device every flow gives what it gives on the CPU, and a run goes the whole way."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flow_cases import cases, context, random_flow
+from harness import MAF, changed, write_table
+from torch import Tensor
+
+from nfbench.config import load
+from nfbench.flows.flow import Flow
+from nfbench.inspection import inspect
+from nfbench.run import run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+# Batches whose rows are not reduced in the same order round differently.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
+PRECISIONS = pytest.mark.parametrize("dtype", TOLERANCES)
+DEVICES = ("cpu", "cuda")
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCES[expected.dtype]
+    torch.testing.assert_close(actual.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@cases(1, 2, 5)
+@PRECISIONS
+def test_both_directions_agree_with_the_cpu(
+    name: str, features: int, n_context: int, dtype: torch.dtype
+) -> None:
+    flow = random_flow(name, features, n_context, spread=0.4).to(dtype)
+    x, given = torch.randn(64, features, dtype=dtype), context(64, n_context)
+    given = None if given is None else given.to(dtype)
+    found = []
+    for device in DEVICES:
+        flow.to(device)
+        there = None if given is None else given.to(device)
+        with torch.no_grad():
+            rows = x.to(device)
+            found.append((flow.log_prob(rows, there), *flow.transform.inverse(rows, there)))
+            assert flow.sample(64, there).device.type == device
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        close(on_gpu, on_cpu)
+
+
+@cases(2, 5)
+def test_gradients_agree_with_the_cpu(name: str, features: int, n_context: int) -> None:
+    """Of a density and of a sample, which an autoregressive flow finds by the implicit function."""
+    flow = random_flow(name, features, n_context, spread=0.4).double()
+    x, given = torch.randn(32, features).double(), context(32, n_context)
+    found = []
+    for device in DEVICES:
+        flow.to(device).zero_grad()
+        there = None if given is None else given.double().to(device)
+        loss = flow.log_prob(x.to(device), there).sum()
+        sample, log_det = flow.transform.inverse(x.to(device), there)
+        loss = loss + sample.sin().sum() + log_det.sum()
+        if loss.requires_grad:
+            loss.backward()
+        found.append([p.grad.clone() for p in flow.parameters() if p.grad is not None])
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        close(on_gpu, on_cpu)
+
+
+def test_a_row_that_is_not_finite_is_named_on_the_gpu() -> None:
+    flow: Flow = random_flow("maf", 2).cuda()
+    x = torch.zeros(4, 2, device="cuda")
+    x[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="row 3"):
+        flow.log_prob(x)
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "planar"])
+def test_a_run_on_the_gpu_leaves_a_record_that_the_cpu_can_audit(
+    tmp_path: Path, name: str
+) -> None:
+    flow = {"name": name, "layers": 2} | ({"hidden": 16} if name == "nsf" else {})
+    row = changed(MAF, training={"max_steps": 40, "validate_every": 20}) | {"flow": flow}
+    root = write_table(tmp_path, row=row)
+    record = run(load("tiny/row", "pinwheel", root=root), root=root, device="cuda")
+    assert record.status == "done"
+    assert record.provenance["device"] == torch.cuda.get_device_name()
+    assert record.audit["log_det_error"] < 1e-9
+    assert inspect("tiny/row/pinwheel", root=root).audit["log_det_error"] < 1e-9
