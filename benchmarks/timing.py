@@ -22,6 +22,7 @@ from nfbench import provenance
 
 RESULTS = Path(__file__).parent / "results"
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # from seconds
+Clock = Callable[[Callable[[], object], int], float]  # call, repeats -> seconds for one call
 
 
 @dataclass(frozen=True)
@@ -110,27 +111,32 @@ class Comparison:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], pace: Pace, *, work: int = 1
+    calls: Mapping[str, Callable[[], object]],
+    pace: Pace,
+    *,
+    work: int = 1,
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """CPU seconds of each call, round after round: a burst of A, one of B, one of C, A again.
+    """Seconds of each call, round after round: a burst of A, one of B, one of C, A again.
 
     They are divided by ``work``, the units in one call. What else the machine does then falls on
     all of them alike, and the ratios within a round stay.
     """
-    repeats = {name: calibrate(call, pace.burst) for name, call in calls.items()}
+    clock = CLOCKS[device]
+    repeats = {name: calibrate(call, pace.burst, clock) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(pace.rounds):
         for name, call in calls.items():
             gc.collect()
-            seconds[name].append(cpu_seconds(call, repeats[name]) / work)
+            seconds[name].append(clock(call, repeats[name]) / work)
     return seconds
 
 
-def calibrate(call: Callable[[], object], burst: float) -> int:
+def calibrate(call: Callable[[], object], burst: float, clock: Clock) -> int:
     """How many calls fill a burst, found by trying one, then a burst: the warm-up."""
     repeats = 1
     for _ in range(3):
-        repeats = max(1, round(burst / max(cpu_seconds(call, repeats), 1e-7)))
+        repeats = max(1, round(burst / max(clock(call, repeats), 1e-7)))
         if repeats == 1:
             break
     return repeats
@@ -142,6 +148,19 @@ def cpu_seconds(call: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         call()
     return (time.process_time() - start) / repeats
+
+
+def wall_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Seconds for one call, until the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+CLOCKS: dict[str, Clock] = {"cpu": cpu_seconds, "cuda": wall_seconds}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -168,17 +187,29 @@ def command(name: str, title: str, compare: Callable[[bool], list[Comparison]]) 
         "--quick", is_flag=True, help="A smoke test: short bursts; prints, writes nothing."
     )
     def run(quick: bool) -> None:
-        torch.set_num_threads(1)
-        torch.manual_seed(0)
-        started = time.monotonic()
-        comparisons = compare(quick)
-        text = "\n\n".join([f"# {title}", *(comparison.table() for comparison in comparisons)])
-        click.echo(text)
-        if not quick:
-            about = machine() | {"seconds": round(time.monotonic() - started)}
-            write(name, text, comparisons, about)
+        publish(name, title, lambda: compare(quick), quick=quick)
 
     return run
+
+
+def publish(
+    name: str,
+    title: str,
+    compare: Callable[[], list[Comparison]],
+    *,
+    quick: bool,
+    device: str = "cpu",
+) -> None:
+    """Measure and print; write unless it is a smoke test."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    started = time.monotonic()
+    comparisons = compare()
+    text = "\n\n".join([f"# {title}", *(comparison.table() for comparison in comparisons)])
+    click.echo(text)
+    if not quick:
+        about = machine(device) | {"seconds": round(time.monotonic() - started)}
+        write(name if device == "cpu" else f"{name}_{device}", text, comparisons, about)
 
 
 def write(name: str, text: str, comparisons: Sequence[Comparison], about: dict[str, Any]) -> None:
@@ -186,7 +217,7 @@ def write(name: str, text: str, comparisons: Sequence[Comparison], about: dict[s
     RESULTS.mkdir(exist_ok=True)
     versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
     footer = (
-        f"CPU time of one process on {about['threads']} thread; median (quartiles) over "
+        f"{about['clock']} of one process on {about['threads']} thread; median (quartiles) over "
         f"interleaved bursts; ratios within a round. {about['machine']}, {about['cores']} cores, "
         f"load {about['load']}; {versions}; "
         f"commit {about['git']}{' with changes' if about['dirty'] else ''}; {about['date']}."
@@ -200,16 +231,16 @@ def write(name: str, text: str, comparisons: Sequence[Comparison], about: dict[s
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": provenance.device_name(torch.device("cpu")),
+        "machine": provenance.device_name(torch.device(device)),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),
-        "clock": "process CPU time",
+        "clock": "CPU time" if device == "cpu" else "wall-clock time",
         "versions": provenance.versions() | peers(),
     } | provenance.commit(Path(__file__).parents[1])
 

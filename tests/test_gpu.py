@@ -50,7 +50,7 @@ def test_both_directions_agree_with_the_cpu(
 
 @cases(2, 5)
 def test_gradients_agree_with_the_cpu(name: str, features: int, n_context: int) -> None:
-    """Of a density and of a sample, which an autoregressive flow finds by the implicit function."""
+    """Of a density and of a sample, which an autoregressive flow finds implicitly."""
     flow = random_flow(name, features, n_context, spread=0.4).double()
     x, given = torch.randn(32, features).double(), context(32, n_context)
     found = []

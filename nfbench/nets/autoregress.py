@@ -7,6 +7,7 @@ the weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -111,44 +112,32 @@ def full_passes(
 
 
 @dataclass(frozen=True)
-class Step:
-    """What computes one dimension: new hidden units of each layer, and the dimension's outputs."""
+class Plan:
+    """The masked weights of a MADE, cut into what each step needs, as views."""
 
-    dimension: int
-    new: list[slice]  # units of each hidden layer that become known
-    weights: list[Tensor]  # (new units, known units of the layer before)
-    biases: list[Tensor]  # (new units, 1)
+    ends: list[list[int]]  # known units of each hidden layer, after each step
+    new: list[list[int]]  # those that the step makes known
+    weights: list[tuple[Tensor, ...]]  # of each hidden layer and step: (new units, units below)
+    biases: list[tuple[Tensor, ...]]  # (new units, 1)
+    outputs: tuple[Tensor, ...]  # of each dimension: (P, units below)
+    output_biases: tuple[Tensor, ...]  # (P, 1)
 
 
-@torch.no_grad()
-def plan(made: MADE) -> list[Step]:
-    """Cut the masked weights of ``made`` into the slices each step needs, as views."""
+def plan(made: MADE) -> Plan:
+    """Cut by a few calls for each layer, since one for each step would take longer than the step's
+    products.
+    """
     first, *inner, last = made.masked_weights()
-    weights = [first[:, made.order], *inner]
-    outputs = last.view(made.n_parameters, made.features, -1)
-    *hidden_biases, output_bias = (bias[:, None] for bias in made.biases)
-    output_biases = output_bias.view(made.n_parameters, made.features, 1)
-    known = [0] * len(made.degrees)
-    # n -> how many units of each hidden layer depend on no more than n dimensions
-    counts = [d.bincount(minlength=made.features).cumsum(0).tolist() for d in made.degrees]
-    steps = []
-    for n_generated, i in enumerate(made.order):
-        ends = [count[n_generated] for count in counts]
-        new = [slice(begin, end) for begin, end in zip(known, ends, strict=True)]
-        sliced = zip(weights, new, [n_generated, *ends], strict=False)
-        steps.append(
-            Step(
-                dimension=i,
-                new=new,
-                weights=[*(w[rows, :n] for w, rows, n in sliced), outputs[:, i, : ends[-1]]],
-                biases=[
-                    *(b[rows] for b, rows in zip(hidden_biases, new, strict=True)),
-                    output_biases[:, i],
-                ],
-            )
-        )
-        known = ends
-    return steps
+    new = [degrees.bincount(minlength=made.features).tolist() for degrees in made.degrees]
+    weights = zip([first[:, made.order], *inner], new, strict=True)
+    return Plan(
+        ends=[list(accumulate(each)) for each in new],
+        new=new,
+        weights=[weight.split(sizes) for weight, sizes in weights],
+        biases=[b[:, None].split(sizes) for b, sizes in zip(made.biases, new, strict=False)],
+        outputs=last.view(made.n_parameters, made.features, -1).unbind(1),
+        output_biases=made.biases[-1].view(made.n_parameters, made.features, 1).unbind(1),
+    )
 
 
 @torch.no_grad()
@@ -156,30 +145,36 @@ def incremental(
     made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The fast way: each hidden unit is computed once; rows are features, so slices are whole."""
-    n = noise.shape[0]
+    cut, n = plan(made), noise.shape[0]
     noise = noise.t().contiguous()
     generated = torch.empty_like(noise)  # in the order of generation
-    x = torch.empty_like(noise)  # in data order
     hidden = [noise.new_empty(len(degrees), n) for degrees in made.degrees]
+    parts = [each.split(sizes) for each, sizes in zip(hidden, cut.new, strict=True)]
     stream = noise.new_zeros(hidden[0].shape) if made.residual else None  # sum of blocks
+    streams = None if stream is None else stream.split(cut.new[0])
     offset = made.offset(context)  # (B, hidden)
-    total = noise.new_zeros(n)
-    activate = ACTIVATIONS[made.activation]
-    for n_generated, step in enumerate(plan(made)):
-        below, n_below = generated, n_generated
-        for layer, new in enumerate(step.new):
-            if new.stop > new.start:
-                units = torch.addmm(step.biases[layer], step.weights[layer], below[:n_below])
-                if layer == 0 and offset is not None:
-                    units += offset.t()[new]
-                if stream is not None and layer % 2 == 0:
-                    units = stream[new].add_(units)
-                hidden[layer][new] = activate(units)
-            below, n_below = hidden[layer], new.stop
+    offsets = None if offset is None else offset.t().split(cut.new[0])
+    activate, log_terms = ACTIVATIONS[made.activation], []
+    noises, values = noise.unbind(), generated.unbind()
+    for step, i in enumerate(made.order):
+        below = generated[:step]
+        for layer, part in enumerate(parts):
+            if cut.new[layer][step]:
+                weight = cut.weights[layer][step][:, : len(below)]
+                units = torch.addmm(cut.biases[layer][step], weight, below)
+                if layer == 0 and offsets is not None:
+                    units += offsets[step]
+                if streams is not None and layer % 2 == 0:
+                    units = streams[step].add_(units)
+                part[step].copy_(activate(units))
+            below = hidden[layer][: cut.ends[layer][step]]
         if stream is not None:
-            below = stream
-        parameters = torch.addmm(step.biases[-1], step.weights[-1], below[:n_below])  # (P, B)
-        value, log_term = solve(parameters, noise[step.dimension])
-        generated[n_generated] = x[step.dimension] = value
-        total += log_term
-    return x.t(), total
+            below = stream[: len(below)]
+        weight = cut.outputs[i][:, : len(below)]
+        parameters = torch.addmm(cut.output_biases[i], weight, below)  # (P, B)
+        value, log_term = solve(parameters, noises[i])
+        values[step].copy_(value)
+        log_terms.append(log_term)
+    x = torch.empty_like(generated)
+    x[made.order] = generated  # in data order
+    return x.t(), torch.stack(log_terms).sum(0)

@@ -88,7 +88,8 @@ class Radial(Transform):
     def log_det(self, r: Tensor, a: Tensor, s: Tensor) -> Tensor:
         """log|det dz/dx| (B,) of all layers, from each one's radius (layers, B, 1) in the data."""
         ratio = (s + r) / (a + r)
-        return ((self.features - 1) * ratio.log() + growth(r, a, s).log()).sum((0, -1))
+        radial = growth(r, a, ratio).log()
+        return torch.add(radial, ratio.log(), alpha=self.features - 1).sum((0, -1))
 
 
 def chain(
@@ -142,7 +143,7 @@ class Chain(torch.autograd.Function):
         by_top = 1 / (bottom + r)
         ratio = (top + r) * by_top
         by_r = (bottom - top) * by_top.square()
-        length, slope = (r / ratio, 1 / growth(r, a, s)) if ctx.backwards else (r, 1.0)
+        length, slope = (r / ratio, 1 / growth(r, a, 1 / ratio)) if ctx.backwards else (r, 1.0)
         # d length = offset . d offset / length; the square of a shorter offset underflows.
         push = slope / length.clamp_min(torch.finfo(r.dtype).tiny ** 0.5)
         pulls, to_jumps = [], []
@@ -163,9 +164,9 @@ class Chain(torch.autograd.Function):
         return last, torch.stack(to_jumps[::-1]), to_a, to_s, None
 
 
-def growth(r: Tensor, a: Tensor, s: Tensor) -> Tensor:
-    """The derivative of ``r (s + r) / (a + r)``, positive."""
-    return (r + a / (a + r) * (s + r)) / (a + r)
+def growth(r: Tensor, a: Tensor, ratio: Tensor) -> Tensor:
+    """The derivative of ``r (s + r) / (a + r)``, positive; ``ratio`` is (s + r) / (a + r)."""
+    return torch.addcmul(r, a, ratio) / (a + r)
 
 
 def radius_before(rho: Tensor, a: Tensor, s: Tensor) -> Tensor:
