@@ -170,15 +170,17 @@ def test(
     Raises:
         FailedRunError: if no validation was finite, or a log-likelihood is not.
     """
+    device = data.train.device
+    module.to(device)  # Lightning has left it on the CPU
     if checkpoints.best.exists():
-        best = checkpoint.load(checkpoints.best, module.device)
+        best = checkpoint.load(checkpoints.best, device)
         module.model.load_state_dict(best["model"])
     elif module.step:
         message = "no validation log-likelihood was finite"
         raise FailedRunError("no finite validation", message, step=module.step)
     module.average = None  # the best weights are the averaged ones already
     try:
-        metrics, values = evaluate(module, data, trainer(module.device, []))
+        metrics, values = evaluate(module, data, trainer(device, []))
     except ValueError as error:
         raise FailedRunError("evaluation refused", str(error), step=module.step) from error
     if not module.step:
@@ -186,7 +188,7 @@ def test(
     directory = checkpoints.best.parent
     with replacing(directory / "test_log_prob.npy") as file:
         np.save(file, values.numpy().astype(np.float32))
-    module.to(data.train.device).eval()
+    module.to(device).eval()
     with replacing(directory / "pictures.npz") as file:
         save_pictures(module.model, data, file)
     return metrics, audit(module.model, data.test)

@@ -21,6 +21,9 @@ from .made import MADE
 # dimension (B,) or of all (B, D)
 Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+# Dimensions up to which as many passes under autograd cost less than the implicit gradient does
+# (benchmarks/inverse.py).
+FEW = 3
 MAX_ITERATIONS = 64  # of the gradient's equation, before dimensions are taken one by one
 
 
@@ -30,10 +33,13 @@ def autoregress(
     """Generate x (B, D) from noise (B, D), and the sum of the log terms (B,).
 
     Incremental, and exact. Where a gradient is wanted it is that of the implicit function theorem
-    at the x generated, so first derivatives only. Dropout takes no part, whatever the mode.
+    at the x generated, so first derivatives only; few dimensions take full passes instead.
+    Dropout takes no part, whatever the mode.
     """
     tensors = [noise, *made.parameters(), *([] if context is None else [context])]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if wanted and made.features <= FEW:
+        return full_passes(made, solve, noise, context)
     x, total = incremental(made, solve, noise, context)
     if not wanted or x.is_meta:
         return x, total
