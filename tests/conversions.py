@@ -108,9 +108,17 @@ def nflows_spline(ours: Coupling | Autoregressive) -> nn.Module:
     if isinstance(ours, Coupling):
         mapped = ((torch.arange(D) < ours.n_first) == ours.swap).int()
         net = SplineNet(ours.conditioner, spline)
-        return nflows.transforms.PiecewiseRationalQuadraticCouplingTransform(
-            mapped, lambda *_: net, **arguments
+        free = ours.unconditional
+        peer = nflows.transforms.PiecewiseRationalQuadraticCouplingTransform(
+            mapped, lambda *_: net, apply_unconditional_transform=free is not None, **arguments
         )
+        if free is not None:
+            own = free.values.detach()[:, 0].t()  # (|A|, 3K - 1)
+            widths, heights, slopes = own.split([spline.bins, spline.bins, spline.bins - 1], 1)
+            peer.unconditional_transform.unnormalized_widths.data = widths
+            peer.unconditional_transform.unnormalized_heights.data = heights
+            peer.unconditional_transform.unnormalized_derivatives.data = slopes + SLOPE_SHIFT
+        return peer
     peer = nflows.transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
         D, 4, **arguments
     )

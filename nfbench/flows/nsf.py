@@ -1,6 +1,7 @@
 """Neural spline flows (Durkan et al. 2019)."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from nfbench.nets.made import MADE
 from nfbench.nets.mlp import MLP
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
-from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.coupling import Coupling, Unconditional
 from nfbench.transforms.elementwise import Affine, Elementwise
 from nfbench.transforms.spline import RationalQuadratic
 
@@ -29,6 +30,7 @@ def nsf(
     activation: str = "relu",
     bins: int = 8,
     tail_bound: float = 3.0,
+    unconditional: bool = True,
     scale: str = "sigmoid",
     dropout: float = 0.0,
     init: str = "paper",
@@ -37,24 +39,23 @@ def nsf(
 
     A linear map is a random permutation and triangular factors; one more ends the flow. ``affine``
     maps in the place of splines make the paper's "Glow" (coupling) and "MAF" (autoregressive).
-    Defaults are those of the authors' code (uci.py), but for its dropout of 0.25, the 1e-3 that it
-    adds to affine scales, and the unconditional spline that its spline couplings put on the half
-    which conditions.
+    If ``unconditional``, spline couplings map the half that conditions too, by splines that are
+    the same for all points. Defaults are those of the authors' code (uci.py), but for its dropout
+    of 0.25, and the 1e-3 that it adds to affine scales.
     """
     if kind not in ("coupling", "autoregressive"):
         raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")
     features = prod(event_shape)
+    spline = partial(RationalQuadratic, bins=bins, tail_bound=tail_bound)
     # In the authors' code the couplings' widths and heights are divided by this, the others' not.
     temperature = hidden**0.5 if kind == "coupling" else 1.0
     maps: dict[str, Elementwise] = {
-        "rational_quadratic": RationalQuadratic(
-            bins=bins, tail_bound=tail_bound, temperature=temperature
-        ),
+        "rational_quadratic": spline(temperature=temperature),
         "affine": Affine(scale=scale),
     }
     if elementwise not in maps:
         raise ValueError(f"elementwise: expected one of {', '.join(maps)}; got {elementwise!r}")
-    inner = maps[elementwise]
+    inner, of_half = maps[elementwise], unconditional and elementwise == "rational_quadratic"
     net: dict[str, Any] = {
         "n_parameters": inner.n_parameters,
         "hidden": [hidden] * (2 * blocks + 1),
@@ -71,7 +72,11 @@ def nsf(
             n_first, n_second = halves("nsf", features)
             swap = layer % 2 == 0
             fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
-            parts.append(Coupling(MLP(fixed, mapped, **net), inner, n_first=n_first, swap=swap))
+            free = Unconditional(spline(), fixed) if of_half else None
+            net_of_half = MLP(fixed, mapped, **net)
+            parts.append(
+                Coupling(net_of_half, inner, n_first=n_first, swap=swap, unconditional=free)
+            )
         else:
             parts.append(Autoregressive(MADE(features, **net), inner))
     return Flow(StandardNormal([features]), Compose([*parts, *mix("linear", features)]))

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from .base import Transform
+from .base import Transform, no_volume_change
 from .elementwise import Elementwise
 
 
 class Coupling(Transform):
-    """``z_B = f(x_B; net(x_A)), z_A = x_A`` (Dinh et al. 2016, equations 4-9).
+    """``z_B = f(x_B; net(x_A)), z_A = g(x_A)`` (Dinh et al. 2016, equations 4-9, where g(x) = x).
 
     A is the first ``n_first`` dimensions and B the rest, or the other way round if ``swap``; a
     permutation before the first coupling makes of the two any halves. Contiguous halves are views:
@@ -17,15 +17,23 @@ class Coupling(Transform):
     Args:
         conditioner: from (B, |A|) and a context to the parameters of the map, each (B, |B|).
         elementwise: the map f.
+        unconditional: the map g of the half that conditions; the identity unless given.
     """
 
     passes = inverse_passes = 1
 
     def __init__(
-        self, conditioner: nn.Module, elementwise: Elementwise, *, n_first: int, swap: bool = False
+        self,
+        conditioner: nn.Module,
+        elementwise: Elementwise,
+        *,
+        n_first: int,
+        swap: bool = False,
+        unconditional: "Unconditional | None" = None,
     ) -> None:
         super().__init__()
         self.conditioner, self.elementwise = conditioner, elementwise
+        self.unconditional = unconditional
         self.n_first, self.swap = n_first, swap
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,13 +49,40 @@ class Coupling(Transform):
         """Map data (B, D) to noise in one pass."""
         fixed, mapped = self.split(x)
         mapped, log_det = self.elementwise(mapped, self.conditioner(fixed, context))
-        return self.join(fixed, mapped), log_det.sum(1)
+        total = log_det.sum(1)
+        if self.unconditional is not None:
+            fixed, log_det = self.unconditional(fixed)
+            total = total + log_det.sum(1)
+        return self.join(fixed, mapped), total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, D) to data in one pass."""
         fixed, mapped = self.split(z)
+        total = no_volume_change(z)
+        if self.unconditional is not None:
+            fixed, log_det = self.unconditional.inverse(fixed)
+            total = log_det.sum(1)
         mapped, log_det = self.elementwise.inverse(mapped, self.conditioner(fixed, context))
-        return self.join(fixed, mapped), log_det.sum(1)
+        return self.join(fixed, mapped), total + log_det.sum(1)
+
+
+class Unconditional(nn.Module):
+    """A map of each dimension with parameters of its own, the same for all rows (Durkan et al. 2019,
+    section 3.2); zeros at first.
+    """
+
+    def __init__(self, elementwise: Elementwise, features: int) -> None:
+        super().__init__()
+        self.elementwise = elementwise
+        self.values = nn.Parameter(torch.zeros(elementwise.n_parameters, 1, features))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x`` (B, D); return z and log|dz/dx|, shaped as x."""
+        return self.elementwise(x, self.values)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``z`` (B, D) back; return x and log|dx/dz|, shaped as z."""
+        return self.elementwise.inverse(z, self.values)
 
 
 class ShiftAndScale(nn.Module):

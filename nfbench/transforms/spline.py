@@ -80,7 +80,7 @@ class RationalQuadratic(Elementwise):
 
         Each knot is its place on either side and its slope, (3, *shape).
         """
-        knots = self.knots(parameters)
+        knots = self.knots(parameters).expand(-1, -1, *inside.shape)
         left = (inside >= knots[side, 1:-1]).sum(0)
         index = torch.stack([left, left + 1]).expand(3, 2, *left.shape)
         at_left, at_right = knots.gather(1, index).unbind(1)
