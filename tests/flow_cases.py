@@ -22,7 +22,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
 }
 NEEDS_TWO_DIMENSIONS = {"realnvp", "nice", "nice_gaussian_orthogonal", "glow", "nsf"}
-UNCONDITIONAL = {"gaussian"}
 WITHOUT_GRADIENTS = {"gaussian"}
 
 
@@ -34,7 +33,6 @@ def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.
         for d in features
         for n_context in contexts
         if not (d == 1 and name in NEEDS_TWO_DIMENSIONS)
-        if not (n_context and name in UNCONDITIONAL)
     ]
     return pytest.mark.parametrize(("name", "features", "n_context"), chosen)
 

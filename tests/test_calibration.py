@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import close, randomize
 
 from nfbench.nets.made import MADE
@@ -51,3 +52,19 @@ def test_whitened_data_have_no_mean_and_unit_covariance() -> None:
     z = whiten.calibrate(torch.randn(100, 4).cumsum(1) + 5, batch_size=7)
     close(z.mean(0), torch.zeros(4))
     close(z.t() @ z / 100, torch.eye(4))
+
+
+def test_each_class_is_whitened_by_its_own_mean_and_covariance() -> None:
+    whiten, labels = Whiten(3, context_features=2), torch.arange(100) % 2
+    x = torch.randn(100, 3).cumsum(1) * (1 + labels[:, None]) + 5 * labels[:, None]
+    z = whiten.calibrate(x, F.one_hot(labels).double(), batch_size=7)
+    for label in (0, 1):
+        own = z[labels == label]
+        close(own.mean(0), torch.zeros(3))
+        close(own.t() @ own / 50, torch.eye(3))
+
+
+def test_a_class_without_spread_is_named() -> None:
+    codes = F.one_hot(torch.arange(20) % 2).double()
+    with pytest.raises(ValueError, match=r"of class 1 \(10 rows, 2 dimensions\)"):
+        Whiten(2, context_features=2).calibrate(torch.randn(20, 2) * (1 - codes[:, 1:]), codes)

@@ -187,6 +187,7 @@ CASES: dict[type, list[Case]] = {
     Whiten: [
         Case("one dimension", lambda: Whiten(1), (1,)),
         Case("five dimensions", lambda: Whiten(5), (5,)),
+        Case("classes", lambda: Whiten(5, context_features=N_CONTEXT), (5,), conditional=True),
     ],
     Permute: [
         Case("one dimension", lambda: Permute([0]), (1,)),

@@ -12,10 +12,8 @@ from .flow import Flow
 def gaussian(event_shape: Sequence[int], *, context_features: int = 0) -> Flow:
     """Maximum-likelihood Gaussian, fitted in closed form by calibration: no optimizer steps.
 
-    Raises:
-        ValueError: if it shall be conditional.
+    Conditioned on labels it is a Gaussian for each class.
     """
-    if context_features:
-        raise ValueError(f"gaussian: expected no context, got {context_features} context features")
     features = prod(event_shape)
-    return Flow(StandardNormal([features]), Whiten(features))
+    whiten = Whiten(features, context_features=context_features)
+    return Flow(StandardNormal([features]), whiten)

@@ -67,8 +67,8 @@ class Coupling(Transform):
 
 
 class Unconditional(nn.Module):
-    """A map of each dimension with parameters of its own, the same for all rows (Durkan et al. 2019,
-    section 3.2); zeros at first.
+    """A map of each dimension with parameters that are the same for all rows, zeros at first
+    (Durkan et al. 2019, where a coupling's first half is mapped so).
     """
 
     def __init__(self, elementwise: Elementwise, features: int) -> None:

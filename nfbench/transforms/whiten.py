@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from nfbench.nets.context import check_context
+
 from .base import Transform
 
 
@@ -10,15 +12,20 @@ class Whiten(Transform):
     """``z = L^-1 (x - mean)``, ``L L^T`` the training set's covariance; log_det = -sum log L_dd.
 
     With a standard normal base this is the maximum-likelihood Gaussian; ``calibrate`` fits it.
+    With ``context_features`` there is one for each of as many classes: the context is the class's
+    one-hot code, of which the largest entry counts.
 
     Raises:
-        ValueError: from ``calibrate``, if the covariance is not positive definite.
+        ValueError: if the context is not what ``context_features`` says; from ``calibrate``, if a
+            covariance is not positive definite.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, context_features: int = 0) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
-        self.cholesky = nn.Parameter(torch.eye(features), requires_grad=False)
+        self.context_features, n = context_features, max(1, context_features)
+        self.mean = nn.Parameter(torch.zeros(n, 1, features), requires_grad=False)
+        eye = torch.eye(features).repeat(n, 1, 1)
+        self.cholesky = nn.Parameter(eye, requires_grad=False)
 
     @property
     def needs_calibration(self) -> bool:
@@ -27,31 +34,49 @@ class Whiten(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whiten data (B, D)."""
-        z = torch.linalg.solve_triangular(self.cholesky, (x - self.mean).t(), upper=False).t()
-        return z, -self.log_det().expand(x.shape[0])
+        classes = self.classes(x, context)
+        z = torch.linalg.solve_triangular(self.cholesky, (x - self.mean).mT, upper=False).mT
+        return pick(z, classes), -self.log_det()[classes]
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Color noise (B, D)."""
-        return z @ self.cholesky.t() + self.mean, self.log_det().expand(z.shape[0])
+        classes = self.classes(z, context)
+        return pick(z @ self.cholesky.mT + self.mean, classes), self.log_det()[classes]
+
+    def classes(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The class of each row (B,); 0 without a context."""
+        check_context(context, self.context_features)
+        if context is None:
+            return torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return context.argmax(1)
 
     def log_det(self) -> Tensor:
-        """log|det dx/dz|, the same scalar for every row."""
-        return self.cholesky.diagonal().log().sum()
+        """log|det dx/dz| of each class (n,)."""
+        return self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
 
     @torch.no_grad()
     def calibrate(
         self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
     ) -> Tensor:
-        """Fit mean and covariance (ddof 0) to the training set ``x`` (N, D) in float64."""
-        mean = x.double().mean(0)
-        centered = x.double() - mean
-        cholesky, failed = torch.linalg.cholesky_ex(centered.t() @ centered / len(x))
-        if failed:
-            raise ValueError(
-                f"covariance of the training set ({len(x)} rows, {x.shape[1]} dimensions): "
-                "expected positive definite, got a singular matrix; "
-                "drop constant or duplicate dimensions"
-            )
-        self.mean.copy_(mean)
-        self.cholesky.copy_(cholesky)
+        """Fit mean and covariance (ddof 0) of each class to ``x`` (N, D) in float64."""
+        classes = self.classes(x, context)
+        for label in range(len(self.mean)):
+            rows = x[classes == label].double()
+            mean = rows.mean(0)
+            centered = rows - mean
+            cholesky, failed = torch.linalg.cholesky_ex(centered.t() @ centered / len(rows))
+            if failed:
+                which = f" of class {label}" if self.context_features else ""
+                raise ValueError(
+                    f"covariance of the training set{which} ({len(rows)} rows, {x.shape[1]} "
+                    "dimensions): expected positive definite, got a singular matrix; "
+                    "drop constant or duplicate dimensions"
+                )
+            self.mean[label] = mean
+            self.cholesky[label] = cholesky
         return super().calibrate(x, context, batch_size)
+
+
+def pick(rows: Tensor, classes: Tensor) -> Tensor:
+    """Of the rows of every class (n, B, D) those of each row's own, (B, D)."""
+    return rows[classes, torch.arange(len(classes), device=rows.device)]
