@@ -12,6 +12,7 @@ from benchmarks.sample import by_full_passes
 from benchmarks.timing import CLOCKS, Comparison, Pace, interleave, publish
 from nfbench.flows.flow import Flow
 from nfbench.flows.maf import maf
+from nfbench.nets.autoregress import FEW, full_passes, implicit, incremental
 from nfbench.transforms.autoregressive import Autoregressive
 
 TITLE = "Inverting a MAF"
@@ -19,6 +20,8 @@ INCREMENTAL, PLAIN = "incremental", "full passes"
 FIXED, UNTRAINED = "fixed point", "fixed point, untrained"
 TOLERANCE = 1e-6  # relative, in float32: where the fixed point stops
 STEPS, BATCH, RATE = 300, 128, 1e-3  # of the training
+IMPLICIT = "implicit"
+HIDDEN, DIMENSIONS = (100, 100), (2, 3, 4, 6, 12, 43)  # of the comparison of gradients
 
 
 @dataclass(frozen=True)
@@ -123,19 +126,47 @@ def remark(name: str, flow: Flow, way: Callable[[Flow, Tensor], Tensor], z: Tens
     return f"{text}; {min(sweeps)} - {max(sweeps)} sweeps a layer"
 
 
+def measure_gradients(features: int, quick: bool, device: str) -> Comparison:
+    """The inverse of one layer with its gradient: implicit, and through D full passes."""
+    (part,) = (
+        maf((features,), layers=1, hidden=HIDDEN, batch_norm=False, init="near_zero")
+        .to(device)
+        .transform.parts
+    )
+    assert isinstance(part, Autoregressive)
+    made, solve = part.made, part.solve
+    z = torch.randn(BATCH, features, device=device)
+
+    def implicitly() -> tuple[Tensor, Tensor]:
+        return implicit(made, solve, z, None, incremental(made, solve, z)[0])
+
+    def step(inverse: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        made.zero_grad()
+        x, log_det = inverse()
+        (x.square().sum() + log_det.sum()).backward()
+
+    calls = {
+        IMPLICIT: lambda: step(implicitly),
+        PLAIN: lambda: step(lambda: full_passes(made, solve, z)),
+    }
+    title = f"One layer with its gradient, 2x{HIDDEN[0]}, D = {features}, {BATCH} rows"
+    seconds = interleave(calls, Pace.of(quick, 5), device=device)
+    shipped = f"taken up to D = {FEW}"
+    return Comparison(title, IMPLICIT, "ms", seconds, {PLAIN: shipped})
+
+
 @click.command(help=TITLE)
 @click.option("--quick", is_flag=True, help="A smoke test: prints, writes nothing.")
 @click.option("--device", type=click.Choice(sorted(CLOCKS)), default="cpu", show_default=True)
 def run(quick: bool, device: str) -> None:
     """Every workload; the smaller ones if it is a smoke test."""
     workloads = WORKLOADS[:2] if quick else WORKLOADS
-    publish(
-        "inverse",
-        TITLE,
-        lambda: [measure(workload, quick, device) for workload in workloads],
-        quick=quick,
-        device=device,
-    )
+
+    def compare() -> list[Comparison]:
+        found = [measure(workload, quick, device) for workload in workloads]
+        return [*found, *(measure_gradients(d, quick, device) for d in DIMENSIONS)]
+
+    publish("inverse", TITLE, compare, quick=quick, device=device)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,7 @@ def by_full_passes(flow: Flow, z: Tensor) -> Tensor:
             raise TypeError(
                 f"flow: expected autoregressive layers only, got {type(part).__name__}"
             )
-
-        def solve(
-            parameters: Tensor, noise: Tensor, part: Autoregressive = part
-        ) -> tuple[Tensor, Tensor]:
-            return part.elementwise.inverse(noise, parameters)
-
-        z, _ = full_passes(part.made, solve, z)
+        z, _ = full_passes(part.made, part.solve, z)
     return z
 
 

@@ -26,7 +26,7 @@ Audit = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Core:
+class Audited:
     """The differentiable part of a model, and float64 rows (and context) that enter it."""
 
     base: Distribution
@@ -34,11 +34,11 @@ class Core:
     x: Tensor
     context: Tensor | None
 
-    def float(self) -> "Core":
+    def float(self) -> "Audited":
         """The same in float32."""
         context = None if self.context is None else self.context.float()
         transform = copy.deepcopy(self.transform).float()
-        return Core(copy.deepcopy(self.base).float(), transform, self.x.float(), context)
+        return Audited(copy.deepcopy(self.base).float(), transform, self.x.float(), context)
 
 
 @torch.no_grad()
@@ -57,6 +57,7 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
     - ``non_finite_samples``: how many of them hold NaN or infinity.
     - ``mass``: integral of the density over a square around two-dimensional data, which holds
       half as much again on each axis.
+    - ``non_finite``: how many of these came out as NaN or infinity, and are null here.
 
     Dequantization is left out: what is checked is the map from the dequantized data on. Labels
     are taken in turn. What is drawn is the same at every call. A model that is no flow has nothing
@@ -65,22 +66,24 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
     model = copy.deepcopy(model).eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        core = find_core(model, x[:N_ROWS])
-        if core is None:
+        part = differentiable_part(model, x[:N_ROWS])
+        if part is None:
             return {}
-        return {
-            "log_det_error": log_det_error(core),
-            "round_trip_error": round_trip_error(core),
-            "round_trip_error_float32": round_trip_error(core.float()),
-            "passes_per_log_prob": core.transform.passes + core.base.passes,
-            "passes_per_sample": core.transform.inverse_passes + core.base.sample_passes,
-            "sample_log_prob_error": sample_log_prob_error(core),
+        found: Audit = {
+            "log_det_error": log_det_error(part),
+            "round_trip_error": round_trip_error(part),
+            "round_trip_error_float32": round_trip_error(part.float()),
+            "passes_per_log_prob": part.transform.passes + part.base.passes,
+            "passes_per_sample": part.transform.inverse_passes + part.base.sample_passes,
+            "sample_log_prob_error": sample_log_prob_error(part),
             **calibration(model, x[:N_SAMPLES]),
             "mass": mass(model, x) if x.shape[1:] == (2,) else None,
         }
+    bad = [key for key, value in found.items() if value is not None and not math.isfinite(value)]
+    return {**found, **dict.fromkeys(bad), "non_finite": len(bad)}
 
 
-def find_core(model: DensityModel, x: Tensor) -> Core | None:
+def differentiable_part(model: DensityModel, x: Tensor) -> Audited | None:
     """The flow in a model, with what of the preprocessing is differentiable; None without one."""
     before: list[Transform] = []
     x = x.double()
@@ -95,17 +98,17 @@ def find_core(model: DensityModel, x: Tensor) -> Core | None:
     if not isinstance(model, Flow):
         return None
     transform = copy.deepcopy(Compose([*before, model.transform])).double()
-    return Core(copy.deepcopy(model.base).double(), transform, x, context)
+    return Audited(copy.deepcopy(model.base).double(), transform, x, context)
 
 
 @torch.enable_grad()
-def log_det_error(core: Core) -> float | None:
+def log_det_error(part: Audited) -> float | None:
     """Largest difference over rows between log_det and autograd's, in nats."""
-    n_dims = core.x[0].numel()
+    n_dims = part.x[0].numel()
     if n_dims > MAX_JACOBIAN:
         return None
-    x = core.x.clone().requires_grad_()
-    z, log_det = core.transform(x, core.context)
+    x = part.x.clone().requires_grad_()
+    z, log_det = part.transform(x, part.context)
     # No row depends on another: the sum over rows of one dimension gives that of each row.
     rows = [
         torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1)
@@ -115,19 +118,19 @@ def log_det_error(core: Core) -> float | None:
     return float((torch.linalg.slogdet(jacobian).logabsdet - log_det).abs().max().detach())
 
 
-def round_trip_error(core: Core) -> float:
+def round_trip_error(part: Audited) -> float:
     """Largest |inverse(forward(x)) - x|."""
-    back, _ = core.transform.inverse(core.transform(core.x, core.context)[0], core.context)
-    return float((back - core.x).abs().max())
+    back, _ = part.transform.inverse(part.transform(part.x, part.context)[0], part.context)
+    return float((back - part.x).abs().max())
 
 
-def sample_log_prob_error(core: Core) -> float:
+def sample_log_prob_error(part: Audited) -> float:
     """Largest difference between the log-density that sampling gives and log_prob after it."""
-    z = core.base.sample(len(core.x), core.context)
-    x, log_det = core.transform.inverse(z, core.context)
-    back, there = core.transform(x, core.context)
-    sampled = core.base.log_prob(z, core.context) - log_det
-    return float((sampled - core.base.log_prob(back, core.context) - there).abs().max())
+    z = part.base.sample(len(part.x), part.context)
+    x, log_det = part.transform.inverse(z, part.context)
+    back, there = part.transform(x, part.context)
+    sampled = part.base.log_prob(z, part.context) - log_det
+    return float((sampled - part.base.log_prob(back, part.context) - there).abs().max())
 
 
 def calibration(model: DensityModel, x: Tensor) -> Audit:
@@ -145,12 +148,11 @@ def calibration(model: DensityModel, x: Tensor) -> Audit:
     }
 
 
-def mass(model: DensityModel, x: Tensor) -> float | None:
-    """Integral of a density over a square around the data, in float32; null if not finite."""
+def mass(model: DensityModel, x: Tensor) -> float:
+    """Integral of a density over a square around the data, in float32."""
     low, high = x.amin(0), x.amax(0)
     center, reach = (low + high) / 2, (0.5 + GRID_REACH) * (high - low).max()
     ticks = torch.linspace(-float(reach), float(reach), GRID_POINTS, device=x.device)
     grid = torch.cartesian_prod(ticks, ticks) + center
     density = torch.cat([model.log_prob(rows).double().exp() for rows in grid.split(16384)])
-    total = float(density.sum() * (ticks[1] - ticks[0]) ** 2)
-    return total if math.isfinite(total) else None
+    return float(density.sum() * (ticks[1] - ticks[0]) ** 2)

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from nfbench import checkpoint
+from nfbench.config import same_settings
 from nfbench.errors import UsageError
 from nfbench.record import read_curve, write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
@@ -34,28 +35,40 @@ class Checkpoints(pl.Callback):
 
     ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
     asks the run to stop. Both say which experiment they are of.
+
+    Args:
+        directory: the run's.
+        experiment: its identity, plain values.
+        fingerprint: of its data.
+        stop: whether a signal came.
     """
 
     def __init__(
-        self, directory: Path, experiment: dict[str, Any], settings: str, stop: StopRequest
+        self, directory: Path, experiment: dict[str, Any], fingerprint: str, stop: StopRequest
     ) -> None:
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        self.experiment, self.settings, self.stop = experiment, settings, stop
+        self.experiment, self.fingerprint, self.stop = experiment, fingerprint, stop
         self.seconds = 0.0  # of training before this process
 
     def resume(self, module: DensityModule) -> bool:
         """Load ``last.pt`` into the module, if there is one; tell whether there was.
 
         Raises:
-            UsageError: if it belongs to other settings.
+            UsageError: if it belongs to other settings or other data.
         """
         if not self.last.exists():
             return False
         state = checkpoint.load(self.last)
-        if state["settings"] != self.settings:
+        if state.get("fingerprint") != self.fingerprint:
             raise UsageError(
-                f"{self.last}: expected a checkpoint of settings {self.settings}, got one of "
-                f"{state['settings']}: the row has changed since; move its folder away"
+                f"{self.last}: expected a checkpoint on the data {self.fingerprint[:12]}, got one "
+                f"on {str(state.get('fingerprint'))[:12]}; move its folder away"
+            )
+        theirs, ours = state["experiment"], self.experiment
+        if theirs != ours and not same_settings(theirs, ours):
+            raise UsageError(
+                f"{self.last}: expected a checkpoint of today's settings, got one of others: the "
+                "row has changed since; move its folder away"
             )
         module.model.load_state_dict(state["model"])
         module.average = state["average"]
@@ -121,7 +134,7 @@ class Checkpoints(pl.Callback):
         assert isinstance(optimizer, torch.optim.Optimizer)
         state = {
             "experiment": self.experiment,
-            "settings": self.settings,
+            "fingerprint": self.fingerprint,
             "model": module.model.state_dict(),
             "average": module.average,
             "optimizer": optimizer.state_dict(),

@@ -26,8 +26,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises several unrelated types for a damaged file
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{path}: expected a checkpoint, got an unreadable file ({reason}); delete it"
+            f"{path}: expected a checkpoint, got an unreadable file ({type(error).__name__}); if "
+            "it is the last.pt of a run, delete it, and the run starts over"
         ) from error
     return state

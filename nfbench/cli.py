@@ -222,19 +222,20 @@ def show_table(name: str, form: str) -> None:
 
 @main.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
-def audit(target: str) -> None:
+@click.option("--seed", type=click.IntRange(0), help="Seed of the run; by default 0.")
+def audit(target: str, seed: int | None) -> None:
     """Check trained weights: log-determinant against autograd, inverse, samples, mass.
 
     RUN is TABLE/ROW/CELL, with /SEED unless it is 0, or a run's folder; its best weights so far
-    are checked. CHECKPOINT is a file best.pt or last.pt, wherever it lies. If the run's record is
-    of these weights, the audit is stored in it.
+    are checked, and if its record is of these, the audit is stored there. CHECKPOINT is a file
+    best.pt or last.pt, wherever it lies.
 
     \b
         nfbench audit maf2017_table1/maf_5_bounded/power/1
     """
     from nfbench.inspection import inspect
 
-    found = inspect(target)
+    found = inspect(target, seed=seed)
     for name, value in found.audit.items():
         click.echo(f"{name}: {'not measured' if value is None else f'{value:.6g}'}")
     click.echo(f"of {found.checkpoint}, stored in {found.record or 'no record'}")

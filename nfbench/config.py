@@ -53,12 +53,8 @@ class Experiment:
         return {"flow": self.flow, **{key: asdict(getattr(self, key)) for key in SECTIONS}}
 
     def matches(self, record: Record) -> bool:
-        """Whether a record was made with these settings.
-
-        A setting that is newer than the record is passed over: its default stands for how things
-        were before it.
-        """
-        return not differs(record.experiment["config"], self.config())
+        """Whether a record was made with these settings."""
+        return same_settings(record.experiment, self.identity())
 
     def identity(self) -> dict[str, Any]:
         """The section of a record on what was run."""
@@ -88,29 +84,41 @@ def restore(identity: dict[str, Any]) -> Experiment:
     """The experiment that a checkpoint or a record says it is of; what is newer has its default.
 
     Raises:
-        UsageError: a setting that is gone, or has another type today.
+        UsageError: an address or a setting that is missing, gone, or of another type today.
     """
+    missing = {"table", "row", "cell", "seed", "config", "overrides"} - set(identity)
+    if missing or not isinstance(identity["config"], dict):
+        raise UsageError(f"its experiment lacks {', '.join(sorted(missing)) or 'settings'}")
     config = Level("its settings", "", identity["config"])
     config.check(["flow", *SECTIONS])
+    pick_name([config], "data", dataset_names())
     schemas = {"flow": flow_schema(pick_name([config], "flow", flow_names())), **SECTIONS}
     values = {key: fill(schema, config.section(key)) for key, schema in schemas.items()}
-    return Experiment(
-        **{key: identity[key] for key in ("table", "row", "cell", "seed", "reduced")},
+    experiment = Experiment(
+        **{key: identity[key] for key in ("table", "row", "cell", "seed")},
+        reduced=identity.get("reduced"),
         title=identity["row"],
         flow=values["flow"],
         **{key: schema(**values[key]) for key, schema in SECTIONS.items()},
-        deviations=tuple(identity["deviations"]),
+        deviations=tuple(identity.get("deviations", ())),
         cost="",
         reported=None,
         overrides=tuple(identity["overrides"]),
     )
+    check_address(experiment)
+    return experiment
 
 
-def differs(then: Any, now: Any) -> bool:
-    """Whether a setting of then has another value now, or is gone."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        return any(key not in now or differs(value, now[key]) for key, value in then.items())
-    return bool(then != now)
+def same_settings(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two experiments, as checkpoints and records keep them, have the same settings.
+
+    A setting that is newer than one of them has its default there, which stands for how things
+    were before it; one that is gone makes them differ.
+    """
+    try:
+        return restore(one).config() == restore(other).config()
+    except UsageError:
+        return False
 
 
 def load(

@@ -20,10 +20,8 @@ Arrays = dict[str, np.ndarray]
 TITLE, LABEL = 8, 6.5  # points of type
 FRAME, NO_NUMBER = "0.8", "0.6"  # grays
 IMAGE_GRID = 6  # images per side of a panel of samples
-GAP, GAP_GRAY = (
-    ((0, 0), (0, 0), (0, 1), (0, 1)),
-    0.5,
-)  # a line below and to the right of each image
+GAP = ((0, 0), (0, 0), (0, 1), (0, 1))  # a line below and to the right of each image
+GAP_GRAY = 0.5
 DIFFERENCE = 2.0  # nats at the ends of the color scale of log-density differences
 FAINT = 1e-3  # of the largest density: where it is lower, differences are not shown
 TAIL = 0.5  # per cent of the points that may be beyond either side of a panel
@@ -127,7 +125,7 @@ def colors_of(noise: np.ndarray) -> np.ndarray:
     return colors * (0.88, 0.88, 0.88, 1.0)  # yellow and green stand out from the white too
 
 
-def draw_moment(axis: Axes, points: np.ndarray, colors: np.ndarray, title: str) -> None:
+def draw_stage(axis: Axes, points: np.ndarray, colors: np.ndarray, title: str) -> None:
     """Points on their way from noise to data, in a square around nearly all of them."""
     finite = np.isfinite(points).all(axis=1)
     if finite.any():
@@ -161,17 +159,15 @@ def draw_curve(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> Non
     axis.set_title(title, fontsize=TITLE)
 
 
-def draw_images(axis: Axes, images: np.ndarray, title: str) -> None:
-    """A square of gray or color images (n, channels, height, width)."""
+def draw_images(axis: Axes, images: np.ndarray, title: str, white: float) -> None:
+    """A square of gray or color images (n, channels, height, width), 0 black, ``white`` white."""
     side = min(IMAGE_GRID, int(len(images) ** 0.5))
     _, channels, height, width = images.shape
-    framed = np.pad(
-        images[: side * side].astype(float) / images.max(), GAP, constant_values=GAP_GRAY
-    )
+    shown = images[: side * side].astype(float) / white
+    framed = np.pad(shown, GAP, constant_values=GAP_GRAY)
     tiles = framed.reshape(side, side, channels, height + 1, width + 1)
-    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(
-        side * (height + 1), side * (width + 1), channels
-    )
+    size = side * (height + 1), side * (width + 1)
+    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(*size, channels).clip(0, 1)
     axis.imshow(canvas.squeeze(-1) if channels == 1 else canvas, cmap="gray", vmin=0.0, vmax=1.0)
     bare(axis, title)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nfbench import checkpoint, record
 from nfbench.audit import Audit, audit
@@ -19,53 +20,70 @@ class Finding:
     record: Path | None
 
 
-def find_checkpoint(target: str, root: Path) -> Path:
-    """The checkpoint that is meant: a file, a run's folder, or TABLE/ROW/CELL[/SEED], seed 0.
+def find_checkpoint(target: str, seed: int | None, root: Path) -> Path:
+    """The checkpoint meant: a file, or the best of a run's folder or of TABLE/ROW/CELL[/SEED].
 
     Raises:
         UsageError: there is none.
     """
-    run = root / "runs" / target.removeprefix("runs/")
-    looked = [Path(target), Path(target) / "best.pt", run / "best.pt", run / "0" / "best.pt"]
-    for path in looked:
-        if path.is_file():
-            return path
-    raise UsageError(
-        f"{target}: expected a checkpoint, or a run that has kept one, as in "
-        f"nfbench audit demo/maf/moons; looked for {looked[2]}"
-    )
+    if Path(target).is_file():
+        return Path(target)
+    *names, last = record.run_names(target, root) or ("",)
+    if not last.endswith(".pt"):
+        names, last = [*names, last], "best.pt"
+    if len(names) == 3:
+        names.append(str(seed or 0))
+    path = Path(target) / last if Path(target).is_dir() else root.joinpath("runs", *names, last)
+    if len(names) != 4 or not path.is_file():
+        raise UsageError(
+            f"{target}: expected a checkpoint, or a run that has kept one, as TABLE/ROW/CELL, "
+            f"TABLE/ROW/CELL/SEED or its folder (for example demo/maf/moons); there is no {path}"
+        )
+    return path
 
 
-def inspect(target: str, *, root: Path | None = None) -> Finding:
-    """Audit a checkpoint, and store the audit in the record of the run that the weights are of.
+def read_checkpoint(path: Path) -> tuple[Experiment, dict[str, Any], int]:
+    """The experiment, the weights and the step of a checkpoint.
+
+    Raises:
+        UsageError: the file is no checkpoint of a run, or names no experiment that there is.
+    """
+    state = checkpoint.load(path)
+    if not isinstance(state, dict) or not {"experiment", "model", "step"} <= set(state):
+        raise UsageError(
+            f"{path}: expected a checkpoint that names its experiment, got another file, or one "
+            "of an earlier version; run the cell again"
+        )
+    try:
+        return restore(dict(state["experiment"])), dict(state["model"]), int(state["step"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: expected a checkpoint of a run: {error}") from error
+
+
+def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -> Finding:
+    """Audit a checkpoint; store the audit in the run's record if it is of that run's best weights.
 
     Raises:
         UsageError: no such checkpoint, or one that does not say which experiment it is of.
     """
     root = root or record.find_root()
-    path = find_checkpoint(target, root)
-    state = checkpoint.load(path)
-    if "experiment" not in state:
-        raise UsageError(f"{path}: expected a checkpoint that names its experiment, got none")
-    experiment = restore(state["experiment"])
+    path = find_checkpoint(target, seed, root)
+    experiment, weights, step = read_checkpoint(path)
     data = build_data(experiment)
     data.setup()
     model = build_model(experiment, data.dataset)
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(f"{path}: the flow is not what it was: {error}") from error
     found = audit(model, data.test)
-    return Finding(found, path, store(found, experiment, state["step"], root))
-
-
-def store(found: Audit, experiment: Experiment, step: int, root: Path) -> Path | None:
-    """Put the audit into the run's record, if that is of the weights of this step."""
-    path = record.record_path(experiment, root)
-    if not path.is_file():
-        return None
-    kept = record.read(path)
+    own = record.run_dir(experiment, root) / "best.pt"
+    place = record.record_path(experiment, root)
+    if path.resolve() != own.resolve() or not place.is_file():
+        return Finding(found, path, None)
+    kept = record.read(place)
     same = kept.status == "done" and experiment.matches(kept)
-    if not same or kept.model["best_step"] != step:
-        return None
-    return record.amend(kept, dict(found), root)
+    of_these = (step, data.fingerprint)
+    if not same or (kept.model["best_step"], kept.data["fingerprint"]) != of_these:
+        return Finding(found, path, None)
+    return Finding(found, path, record.amend(kept, dict(found), root))

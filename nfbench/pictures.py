@@ -16,8 +16,8 @@ from nfbench.signals import InterruptedRunError
 log = logging.getLogger("nfbench")
 GRID_POINTS, MARGIN, N_POINTS = 160, 0.1, 5000
 N_SAMPLES = 64
-# The noise that is followed to the data: points, moments kept of their way, lines each way.
-N_FOLLOWED, MOMENTS, LINES, POINTS_PER_LINE = 2000, 8, 17, 129
+# The noise that is followed to the data: points, stages kept of their way, lines each way.
+N_FOLLOWED, STAGES, LINES, POINTS_PER_LINE = 2000, 8, 17, 129
 OUTSIDE = 0.002  # of the noise, beyond either end of the lines
 
 Arrays = dict[str, np.ndarray]
@@ -77,24 +77,24 @@ def plane(model: DensityModel, data: DataModule) -> Arrays:
 
 
 def transport(model: DensityModel, data: DataModule) -> Arrays:
-    """Noise on its way to the data: points (moments, n, 2) at the start and after some steps.
+    """Noise on its way to the data: points (stages, n, 2) at the start and after some steps.
 
-    ``moment`` says after how many of the ``n_steps`` steps, ``moment_name`` after which; steps
+    ``stage`` says after how many of the ``n_steps`` steps, ``stage_name`` after which; steps
     that move nothing do not count.
     """
     if not isinstance(model, Flow):
         return {}
     noise = model.base.sample(N_FOLLOWED)
-    way = [(type(model.base).__name__, noise)]
+    trajectory = [(type(model.base).__name__, noise)]
     for name, points in model.transform.steps(noise):
-        if not torch.equal(points, way[-1][1]):
-            way.append((name, points))
-    n_steps = len(way) - 1
-    chosen = np.unique(np.linspace(0, n_steps, MOMENTS).round().astype(int))
+        if not torch.equal(points, trajectory[-1][1]):
+            trajectory.append((name, points))
+    n_steps = len(trajectory) - 1
+    chosen = np.unique(np.linspace(0, n_steps, STAGES).round().astype(int))
     return {
-        "transport": np.stack([floats(way[i][1]) for i in chosen]),
-        "moment": chosen,
-        "moment_name": np.array([way[i][0] for i in chosen]),
+        "transport": np.stack([floats(trajectory[i][1]) for i in chosen]),
+        "stage": chosen,
+        "stage_name": np.array([trajectory[i][0] for i in chosen]),
         "n_steps": np.array(n_steps),
     }
 

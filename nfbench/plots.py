@@ -65,10 +65,10 @@ def plot(target: str, seed: int | None = None, root: Path | None = None) -> Path
         UsageError: another target, an unknown name, or runs that left nothing to draw.
     """
     root = root or record.find_root()
-    names = target.removeprefix("./").rstrip("/").removeprefix("runs/").split("/")
-    if len(names) in (3, 4) and all(names):
+    names = record.run_names(target, root)
+    if len(names) in (3, 4):
         return plot_run(names, seed, root)
-    if len(names) > 1 or not names[0]:
+    if len(names) != 1:
         raise UsageError(
             "plot: expected TABLE, TABLE/ROW/CELL or TABLE/ROW/CELL/SEED, "
             f"got {target!r}; for example demo, demo/maf/moons or runs/demo/maf/moons/0"
@@ -194,7 +194,8 @@ def spacious(table: Table, columns: Columns) -> Figure:
 def draw_truth(panels: Sequence[Axes], picture: Picture, heading: str) -> None:
     """The true density and test data, or real images, at the head of a column."""
     if not is_plane(picture.arrays):
-        draw_images(panels[0], picture.arrays["real"], f"{heading}: real")
+        real = picture.arrays["real"]
+        draw_images(panels[0], real, f"{heading}: real", float(real.max()))
         return
     if "true_log_density" in picture.arrays:
         draw_head(panels[0], picture.arrays, f"{heading}: truth")
@@ -212,7 +213,8 @@ def draw_head(axis: Axes, arrays: Arrays, title: str) -> None:
 def draw_model(panels: Sequence[Axes], picture: Picture, first: Picture) -> None:
     """A model's density and samples side by side, or its sampled images."""
     if not is_plane(picture.arrays):
-        draw_images(panels[0], picture.arrays["samples"], f"{picture.title}: samples")
+        white = float(picture.arrays["real"].max())
+        draw_images(panels[0], picture.arrays["samples"], f"{picture.title}: samples", white)
         return
     draw_density(panels[0], picture.arrays, "log_density", picture.title, peak(first.arrays))
     draw_points(panels[1], picture.arrays, "samples", "samples")

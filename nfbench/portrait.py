@@ -19,8 +19,8 @@ from nfbench.figures import (
     draw_difference,
     draw_grid,
     draw_images,
-    draw_moment,
     draw_points,
+    draw_stage,
     is_plane,
     peak,
     read_arrays,
@@ -31,7 +31,7 @@ from nfbench.record import Record, read_curve
 log = logging.getLogger("nfbench")
 PANEL, NARROWEST, WIDEST = 2.5, 5.0, 13.5  # inches
 HEADROOM = 0.32  # inches above a row of panels, for their titles
-MOMENT_COLUMNS = 6  # at least, so that the panels of a short way are no larger than those above
+STAGE_COLUMNS = 6  # at least, so that the panels of a short way are no larger than those above
 
 Panel = Callable[[Axes], None]
 
@@ -42,7 +42,7 @@ def portrait(directory: Path, heading: str, result: Record | None) -> Path | Non
     A curve alone is drawn alone; what older pictures lack is left out, with a warning.
     """
     arrays = read_arrays(directory / "pictures.npz")
-    rows = [[*overview(arrays), *training(directory)], moments(arrays)]
+    rows = [[*overview(arrays), *training(directory)], stages(arrays)]
     rows = [row for row in rows if row]
     if not rows:
         return None
@@ -53,7 +53,7 @@ def portrait(directory: Path, heading: str, result: Record | None) -> Path | Non
             directory,
         )
     width = min(max(PANEL * len(rows[0]), NARROWEST), WIDEST)
-    columns = [len(rows[0]), *(max(len(row), MOMENT_COLUMNS) for row in rows[1:])]
+    columns = [len(rows[0]), *(max(len(row), STAGE_COLUMNS) for row in rows[1:])]
     heights = [min(width / n, 1.2 * PANEL) + HEADROOM for n in columns]
     figure = Figure(figsize=(width, sum(heights) + 2 * HEADROOM), layout="constrained")
     figure.suptitle("\n".join([heading, *results(result)]), fontsize=10)
@@ -91,8 +91,9 @@ def overview(arrays: Arrays) -> Iterator[Panel]:
         if "grid" in arrays:
             yield partial(draw_grid, arrays=arrays, title="grid of the noise, moved")
     elif arrays:
-        yield partial(draw_images, images=arrays["real"], title="real")
-        yield partial(draw_images, images=arrays["samples"], title="samples")
+        white = float(arrays["real"].max())
+        yield partial(draw_images, images=arrays["real"], title="real", white=white)
+        yield partial(draw_images, images=arrays["samples"], title="samples", white=white)
 
 
 def training(directory: Path) -> Iterator[Panel]:
@@ -101,18 +102,18 @@ def training(directory: Path) -> Iterator[Panel]:
         yield partial(draw_curve, curve=curve, title="mean log-likelihood (nats)")
 
 
-def moments(arrays: Arrays) -> list[Panel]:
+def stages(arrays: Arrays) -> list[Panel]:
     """The same points at the start and after some of the steps noise -> data; none if no step."""
-    if not arrays.get("n_steps"):
+    if "stage" not in arrays or not arrays["n_steps"]:
         return []
-    ways, names = arrays["transport"], arrays["moment_name"]
-    n_steps, colors = int(arrays["n_steps"]), colors_of(ways[0])
+    trajectories, names = arrays["transport"], arrays["stage_name"]
+    n_steps, colors = int(arrays["n_steps"]), colors_of(trajectories[0])
     titles = [f"noise\n{names[0]}"]
-    for moment, name in zip(arrays["moment"][1:], names[1:], strict=True):
-        titles.append(f"after {moment} of {n_steps}\n{name}")
+    for stage, name in zip(arrays["stage"][1:], names[1:], strict=True):
+        titles.append(f"after {stage} of {n_steps}\n{name}")
     return [
-        partial(draw_moment, points=points, colors=colors, title=title)
-        for points, title in zip(ways, titles, strict=True)
+        partial(draw_stage, points=points, colors=colors, title=title)
+        for points, title in zip(trajectories, titles, strict=True)
     ]
 
 

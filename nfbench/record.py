@@ -195,6 +195,14 @@ def run_dir(named: Named, root: Path | None = None) -> Path:
     return folder / f"{named.seed}-{digest[:8]}"
 
 
+def run_names(target: str, root: Path) -> tuple[str, ...]:
+    """The names TABLE, ROW, CELL and perhaps the folder's of a run, given so or as its path."""
+    runs, path = (root / "runs").resolve(), Path(target)
+    if path.resolve().is_relative_to(runs):
+        return path.resolve().relative_to(runs).parts
+    return path.parts[1:] if path.parts[:1] == ("runs",) else path.parts
+
+
 def record_path(named: Named, root: Path | None = None) -> Path:
     """Where the record of a run stands; one with overrides never touches results/."""
     check_address(named)

@@ -94,7 +94,7 @@ def execute(
     checkpoints = Checkpoints(
         record.run_dir(experiment, root),
         experiment.identity(),
-        f"{experiment.hash} on {data.fingerprint[:12]}",
+        data.fingerprint,
         stop,
     )
     if checkpoints.resume(module):
@@ -172,7 +172,7 @@ def test(
     """
     device = data.train.device
     module.to(device)  # Lightning has left it on the CPU
-    if checkpoints.best.exists():
+    if module.step and checkpoints.best.exists():
         best = checkpoint.load(checkpoints.best, device)
         module.model.load_state_dict(best["model"])
     elif module.step:

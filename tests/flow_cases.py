@@ -19,9 +19,17 @@ SMALLER: dict[str, Any] = {
 # Flows of FLOWS with other arguments than their defaults, under names of their own.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nsf_autoregressive": ("nsf", {"kind": "autoregressive"}),
+    "nsf_unconditional": ("nsf", {"unconditional": True}),
     "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
 }
-NEEDS_TWO_DIMENSIONS = {"realnvp", "nice", "nice_gaussian_orthogonal", "glow", "nsf"}
+NEEDS_TWO_DIMENSIONS = {
+    "realnvp",
+    "nice",
+    "nice_gaussian_orthogonal",
+    "glow",
+    "nsf",
+    "nsf_unconditional",
+}
 WITHOUT_GRADIENTS = {"gaussian"}
 
 

@@ -68,7 +68,7 @@ TORCH = {
     "objectives": "density",
     "data.base": "data errors schedule seeds",
     "module": "density flat metrics objectives schedule seeds selection",
-    "callbacks": "checkpoint errors metrics module record signals",
+    "callbacks": "checkpoint config errors metrics module record signals",
     "provenance": "config module",
     "pictures": "data.base density flows signals",
     "audit": "density distributions flows transforms",

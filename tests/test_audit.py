@@ -49,6 +49,15 @@ def test_mass_of_a_normalized_density_is_one() -> None:
     assert audit(faulty(), torch.randn(2000, 2))["mass"] == pytest.approx(1, abs=1e-3)
 
 
+def test_what_is_not_finite_is_null_and_counted() -> None:
+    found = audit(faulty(inverse=float("nan")), torch.randn(50, 2))
+    assert found["round_trip_error"] is None
+    assert found["sample_log_prob_error"] is None
+    assert found["non_finite"] == 3
+    assert found["non_finite_samples"] == 50
+    assert found["log_det_error"] == 0
+
+
 def test_a_doubled_log_det_shows_in_its_error_and_in_the_mass() -> None:
     found = audit(faulty(log_det=2.0), torch.randn(2000, 2))
     assert found["log_det_error"] == pytest.approx(2 * math.log(2))

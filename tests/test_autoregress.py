@@ -194,17 +194,40 @@ def test_iteration_ends_where_nothing_changes() -> None:
     assert torch.equal(found, rows)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_passes_a_weak_link_on_to_strong_ones(dtype: torch.dtype) -> None:
+    """x_i = z_i + 8 x_(i-1), but the last link is close to nothing; all seems settled early."""
+    n = 12
+    made = MADE(n, n_parameters=1, hidden=(n - 1,)).to(dtype)
+    links = torch.full((n - 1,), 8.0).to(dtype)
+    links[-1] = torch.finfo(dtype).eps / 4
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+        made.weights[0][:, :-1] = torch.eye(n - 1)
+        made.weights[1][1:] = links.diag()
+        made.biases[0].fill_(100.0)  # keeps relu linear
+        made.biases[1][1:] = -100 * links
+    found = []
+    for way in (full_passes, autoregress):
+        noise = torch.zeros(1, n, dtype=dtype, requires_grad=True)
+        x, _ = way(made, additive_inverse, noise)
+        found.append(torch.autograd.grad(x[0, -1], noise)[0])
+    assert found[0][0, 0] > 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=0)
+
+
 def test_second_derivatives_are_refused() -> None:
-    noise = torch.randn(3, 4, requires_grad=True)
-    x, _ = autoregress(random_made(4, (8,), False, 0), affine_inverse, noise)
+    noise = torch.randn(3, 6, requires_grad=True)
+    x, _ = autoregress(random_made(6, (8,), False, 0), affine_inverse, noise)
     (first,) = torch.autograd.grad(x.square().sum(), noise, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
 
 def test_dropout_takes_no_part_in_generation() -> None:
-    made = MADE(4, hidden=(16,) * 3, residual=True, dropout=0.5).train()
-    noise = torch.randn(3, 4)
+    made = MADE(6, hidden=(16,) * 3, residual=True, dropout=0.5).train()
+    noise = torch.randn(3, 6)
     x, _ = autoregress(made, affine_inverse, noise)
     assert torch.equal(x, autoregress(made, affine_inverse, noise)[0])
     torch.testing.assert_close(x, incremental(made, affine_inverse, noise)[0])

@@ -1,6 +1,6 @@
 """A flow conditioned on labels is trained given them, and tested as the mixture over classes."""
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,18 @@ from flow_cases import random_flow
 from harness import MAF, changed, write_table
 from oracles import close
 
+from nfbench import checkpoint
 from nfbench.audit import audit
 from nfbench.build import build_data, build_model
 from nfbench.config import load
-from nfbench.data import DATA
+from nfbench.data import DATA, fingerprint
 from nfbench.errors import UsageError
 from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.record import Record
+from nfbench.module import TEST, VALIDATION
+from nfbench.record import Record, run_dir
 from nfbench.run import run
+from nfbench.seeds import mix
 from nfbench.transforms.base import Compose
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
@@ -71,10 +74,18 @@ def test_every_class_sees_the_same_noise() -> None:
     assert model.likelihood == "lower bound"
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(4), torch.zeros(4, 1).long()])
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(4), torch.zeros(4, 1).long(), torch.zeros(1).long()]
+)
 def test_labels_are_integers_one_a_row(labels: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected integer labels \(B,\)"):
+    with pytest.raises(ValueError, match=r"expected integer labels \(4,\)"):
         conditional().log_prob(torch.randn(4, 2), labels)
+
+
+@pytest.mark.parametrize("label", [-1, N_CLASSES])
+def test_labels_out_of_range_are_refused(label: int) -> None:
+    with pytest.raises(ValueError, match=rf"expected labels in 0..2, got 0 to {label}|{label} to"):
+        conditional().eval().log_prob(torch.randn(2, 2), torch.tensor([0, label]))
 
 
 def test_calibration_needs_the_labels() -> None:
@@ -83,9 +94,13 @@ def test_calibration_needs_the_labels() -> None:
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("labels"), digits=DIGITS)
+
+
+@pytest.fixture(scope="module")
+def record(root: Path) -> Record:
     torch.set_default_dtype(torch.float32)
-    root = write_table(tmp_path_factory.mktemp("labels"), digits=DIGITS)
     return run(load("tiny/digits", "digits", root=root), root=root, device="cpu")
 
 
@@ -97,15 +112,34 @@ def test_a_run_on_labels_tests_the_mixture(record: Record) -> None:
     assert record.audit["log_det_error"] < 1e-9
 
 
-def test_density_is_the_likelihood_less_the_preprocessing(record: Record) -> None:
-    """log_density - log_likelihood = E[-log det], the same noise in both."""
+@pytest.mark.parametrize(("split", "phase"), [("val", VALIDATION), ("test", TEST)])
+def test_density_is_that_of_what_the_flow_is_given_with_the_same_noise(
+    root: Path, record: Record, split: str, phase: int
+) -> None:
+    """What the trained flow gives to the images that the evaluation has dequantized."""
+    torch.set_default_dtype(torch.float32)
+    experiment = load("tiny/digits", "digits", root=root)
+    best = checkpoint.load(run_dir(experiment, root) / "best.pt")
+    model = build_model(experiment, DATA["digits"]).eval()
+    model.load_state_dict(best["model"])
+    torch.manual_seed(mix(0, phase, 0, 0))
+    rows = torch.from_numpy(DATA["digits"].load().arrays[split])
+    with torch.no_grad():
+        values = model.model.log_prob(model.preprocessing(rows)[0]).double()
     metrics = record.metrics
-    log_det = metrics["test/log_likelihood"] - metrics["test/log_density"]
-    v = (torch.from_numpy(DATA["digits"].load().test).double() + 0.5) / 17
-    s = 0.05 + 0.9 * v
-    expected = math.log(0.9 / 17) - (s * (1 - s)).log()
-    assert log_det == pytest.approx(expected.flatten(1).sum(1).mean().item(), abs=1.0)
-    assert metrics["test/log_density_se"] > 0
+    assert metrics[f"{split}/log_density"] == pytest.approx(values.mean().item(), abs=1e-4)
+    se = values.std().item() / len(values) ** 0.5
+    assert metrics[f"{split}/log_density_se"] == pytest.approx(se, rel=1e-5)
+
+
+def test_labels_are_part_of_the_fingerprint(record: Record) -> None:
+    splits = DATA["digits"].load()
+    assert record.data["source"] == "scikit-learn with labels"
+    assert record.data["fingerprint"] == fingerprint(splits, labels=True)
+    assert splits.labels is not None
+    other = {key: 9 - value for key, value in splits.labels.items()}
+    assert fingerprint(replace(splits, labels=other), labels=True) != record.data["fingerprint"]
+    assert fingerprint(replace(splits, labels=other)) == fingerprint(splits)
 
 
 def test_training_batches_come_with_the_labels_of_their_rows(tmp_path: Path) -> None:

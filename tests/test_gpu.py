@@ -75,6 +75,20 @@ def test_a_row_that_is_not_finite_is_named_on_the_gpu() -> None:
         flow.log_prob(x)
 
 
+def test_a_conditional_run_on_images_goes_the_whole_way_on_the_gpu(tmp_path: Path) -> None:
+    """Labels, dequantization, logit and batch norm together; densities as the CPU has them."""
+    row = changed(
+        MAF,
+        data={"condition": "label"},
+        training={"max_steps": 40, "validate_every": 20, "ema_decay": 0.9},
+    ) | {"cells": {"digits": {"preprocess": {"dequantize": "uniform", "logit": 0.05}}}}
+    root = write_table(tmp_path, row=row)
+    record = run(load("tiny/row", "digits", root=root), root=root, device="cuda")
+    assert record.status == "done"
+    assert record.metrics["test/log_density"] < record.metrics["test/log_likelihood"] + 1e3
+    assert record.audit["log_det_error"] < 1e-9
+
+
 @pytest.mark.parametrize("name", ["maf", "nsf", "planar"])
 def test_a_run_on_the_gpu_leaves_a_record_that_the_cpu_can_audit(
     tmp_path: Path, name: str

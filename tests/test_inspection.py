@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +39,19 @@ def experiment(root: Path, row: str = "maf") -> Experiment:
 
 
 @pytest.mark.parametrize(
-    "target", ["tiny/maf/pinwheel", "tiny/maf/pinwheel/0", "runs/tiny/maf/pinwheel/0"]
+    "target",
+    [
+        "tiny/maf/pinwheel",
+        "tiny/maf/pinwheel/0",
+        "runs/tiny/maf/pinwheel/0/",
+        "./runs/tiny/maf/pinwheel",
+        "tiny/maf/pinwheel/0/best.pt",
+        "{root}/runs/tiny/maf/pinwheel/0",
+    ],
 )
 def test_a_run_is_audited_as_it_was_when_it_ended(root: Path, target: str) -> None:
     kept = record.read(record.record_path(experiment(root), root))
-    found = inspect(target, root=root)
+    found = inspect(target.format(root=root), root=root)
     assert found.audit == kept.audit
     assert found.record == record.record_path(experiment(root), root)
     assert kept.audit["log_det_error"] < 1e-9
@@ -69,6 +78,20 @@ def test_a_checkpoint_may_lie_anywhere(root: Path, tmp_path: Path, name: str) ->
     moved = shutil.copy(run_dir / name, tmp_path / "elsewhere.pt")
     found = inspect(str(moved), root=root)
     assert found.audit["log_det_error"] < 1e-9
+    assert found.record is None, "other weights may lie there than the record is of"
+
+
+def test_weights_in_training_are_not_those_of_the_record(root: Path) -> None:
+    """Of the same step, but not averaged, say."""
+    assert inspect("tiny/maf/pinwheel/0/last.pt", root=root).record is None
+
+
+def test_an_audit_on_other_data_is_not_stored(root: Path) -> None:
+    path = record.record_path(experiment(root), root)
+    kept = json.loads(path.read_text())
+    kept["data"]["fingerprint"] = "another"
+    path.write_text(json.dumps(kept))
+    assert inspect("tiny/maf/pinwheel", root=root).record is None
 
 
 def test_weights_of_another_step_leave_the_record_alone(root: Path) -> None:
@@ -93,16 +116,39 @@ def test_an_experiment_is_restored_from_what_a_checkpoint_says(root: Path) -> No
 
 
 def test_a_wrong_target_says_where_it_looked(root: Path) -> None:
-    with pytest.raises(UsageError, match=r"tiny/maff/pinwheel: expected a checkpoint, or a run"):
+    with pytest.raises(UsageError, match=r"there is no .*runs/tiny/maff/pinwheel/0/best\.pt"):
         inspect("tiny/maff/pinwheel", root=root)
+    with pytest.raises(UsageError, match=r"expected a checkpoint, or a run .* as TABLE/ROW/CELL"):
+        inspect("tiny/maf", root=root)
+    with pytest.raises(UsageError, match=r"there is no .*/pinwheel/7/best\.pt"):
+        inspect("tiny/maf/pinwheel", seed=7, root=root)
+
+
+IDENTITY = {"table": "t", "row": "r", "cell": "c", "seed": 0, "overrides": []}
+CONFIG = {"flow": {"name": "maf"}, "data": {"name": "pinwheel"}}
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    return {"model": {}, "step": 1, "experiment": IDENTITY | {"config": CONFIG} | changes}
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [({"a": 1}, "names its experiment"), (None, "unreadable file")]
+    ("content", "message"),
+    [
+        (None, "unreadable file"),
+        (torch.zeros(3), "names its experiment"),
+        ({"a": 1}, "names its experiment"),
+        ({"model": {}, "step": 1, "experiment": 3}, "expected a checkpoint of a run"),
+        ({"model": {}, "step": 1, "experiment": {}}, "lacks cell, config"),
+        (state(seed="x"), "expected a non-negative integer"),
+        (state(table="../x"), "expected lower case letters"),
+        (state(config=CONFIG | {"flow": {"name": "nope"}}), "unknown flow 'nope'"),
+        (state(config=CONFIG | {"data": {"name": "nope"}}), "unknown data 'nope'"),
+        (state(config=CONFIG | {"training": {"momentum": 1}}), "unknown key"),
+        (state(), "the flow is not what it was"),
+    ],
 )
-def test_other_files_are_refused(
-    root: Path, tmp_path: Path, content: dict[str, int] | None, message: str
-) -> None:
+def test_other_files_are_refused(root: Path, tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "other.pt"
     if content is None:
         path.write_bytes(b"no checkpoint")

@@ -112,8 +112,8 @@ def test_noise_is_followed_to_the_samples(root: Path) -> None:
     picture = arrays(root, "pinwheel", "maf")
     assert picture["transport"].shape == (8, 2000, 2)
     assert picture["n_steps"] == 9
-    assert picture["moment"].tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert picture["moment_name"].tolist() == ["StandardNormal", *["Autoregressive"] * 7]
+    assert picture["stage"].tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert picture["stage_name"].tolist() == ["StandardNormal", *["Autoregressive"] * 7]
     start, end = picture["transport"][[0, -1]]
     assert abs(start.mean(0)).max() < 0.1
     np.testing.assert_allclose(start.std(0), 1, atol=0.1)
@@ -125,7 +125,7 @@ def test_steps_that_move_nothing_do_not_count() -> None:
     kinds = [type(part).__name__ for part in flow.transform.parts]
     assert kinds == ["Permute", *["Coupling"] * 3], "in two dimensions they are in order already"
     picture = saved(flow)
-    assert picture["moment_name"].tolist() == ["StandardNormal", *["Coupling"] * 3]
+    assert picture["stage_name"].tolist() == ["StandardNormal", *["Coupling"] * 3]
     assert saved(FLOWS["made_mog"]([2], hidden=[8]))["n_steps"] == 0
 
 

@@ -296,7 +296,11 @@ SOUND = {
     ("audit", "finding", "errors"),
     [
         (SOUND, "ok", "1e-14 / 2e-06"),
-        (SOUND | {"log_det_error": None}, "ok", "- / 2e-06"),
+        (SOUND | {"log_det_error": None}, "log-det not measured", "- / 2e-06"),
+        (SOUND | {"mass": 4.0}, "mass off", "1e-14 / 2e-06"),
+        (SOUND | {"mass": 0.98}, "ok", "1e-14 / 2e-06"),
+        (SOUND | {"non_finite_samples": 3}, "samples not finite", "1e-14 / 2e-06"),
+        (SOUND | {"round_trip_error": None, "non_finite": 1}, "not finite", "1e-14 / 2e-06"),
         (SOUND | {"log_det_error": 0.7}, "log-det off", "7e-01 / 2e-06"),
         (SOUND | {"round_trip_error": 1e-3}, "inverse off", "1e-14 / 2e-06"),
         (SOUND | {"sample_log_prob_error": 0.1}, "inverse off", "1e-14 / 2e-06"),

@@ -149,7 +149,9 @@ class DataModule(pl.LightningDataModule):
         if self.is_read:
             return
         splits = self.dataset.load(seed=self.data_seed)
-        self.source, self.fingerprint = splits.source, fingerprint(splits)
+        # What is trained given labels depends on them too: another source, another fingerprint.
+        self.source = f"{splits.source} with labels" if self.conditional else splits.source
+        self.fingerprint = fingerprint(splits, labels=self.conditional)
         known = self.dataset.known.get(self.source, self.fingerprint)
         if self.fingerprint != known:
             raise UsageError(

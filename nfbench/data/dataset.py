@@ -158,10 +158,14 @@ def data_root() -> Path:
     return platformdirs.user_cache_path("nfbench") / "data"
 
 
-def fingerprint(splits: Splits) -> str:
-    """SHA-256, in hex, over the names, dtypes, shapes and bytes of the three arrays."""
+def fingerprint(splits: Splits, *, labels: bool = False) -> str:
+    """SHA-256, in hex, over the names, dtypes, shapes and bytes of the three arrays.
+
+    With `labels` over those of the labels too, so that it is another one.
+    """
     digest = hashlib.sha256()
-    for split, array in splits.arrays.items():
+    named = [*splits.arrays.items(), *((splits.labels or {}).items() if labels else ())]
+    for split, array in named:
         digest.update(f"{split} {array.dtype.str} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

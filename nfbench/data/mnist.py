@@ -108,5 +108,10 @@ MNIST = IdxImages(
     name="mnist",
     title="MNIST",
     sources=(_MNIST,),
-    known={str(_MNIST): "eaabb53a3c9577262ffe68034026baa759f978f372134792932e77e7faeaa5be"},
+    known={
+        str(_MNIST): "eaabb53a3c9577262ffe68034026baa759f978f372134792932e77e7faeaa5be",
+        f"{_MNIST} with labels": (
+            "21d7959bc667584f5f3254d90f5b6fb5c8ef30073881aaf22fefb21b2e0be121"
+        ),
+    },
 )

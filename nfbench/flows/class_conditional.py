@@ -18,7 +18,8 @@ class ClassConditional(DensityModel):
     al. 2017, section 4.2 and authors' code). The flow is conditioned on the label's one-hot code.
 
     Raises:
-        ValueError: when called, if labels are not integers (B,) below C.
+        ValueError: when called, if labels are not integers (B,); in evaluation, if they are not
+            below C.
     """
 
     def __init__(self, flow: Flow, n_classes: int) -> None:
@@ -30,22 +31,28 @@ class ClassConditional(DensityModel):
         """That of the flow: the sum over labels is exact."""
         return self.flow.likelihood
 
-    def codes(self, labels: Tensor) -> Tensor:
-        """Labels (B,) as one-hot codes (B, C), in the dtype of the flow."""
-        if labels.dim() != 1 or labels.is_floating_point():
+    def codes(self, labels: Tensor, n: int) -> Tensor:
+        """Labels (n,) as one-hot codes (n, C), in the dtype of the flow."""
+        if labels.shape != (n,) or labels.is_floating_point():
             raise ValueError(
-                f"context: expected integer labels (B,), got {labels.dtype} of shape "
+                f"context: expected integer labels ({n},), got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}"
+            )
+        # In training they are those of the data set, which were checked; to ask would wait.
+        if not (self.training or ((labels >= 0) & (labels < self.n_classes)).all()):
+            raise ValueError(
+                f"context: expected labels in 0..{self.n_classes - 1}, got "
+                f"{labels.min().item()} to {labels.max().item()}"
             )
         return F.one_hot(labels.long(), self.n_classes).to(next(self.parameters()).dtype)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-likelihood of each row (B, D) in nats, shape (B,): of its label if given."""
         if context is not None:
-            return self.flow.log_prob(x, self.codes(context))
+            return self.flow.log_prob(x, self.codes(context, len(x)))
         terms = [
-            self.flow.log_prob(x, self.codes(torch.full((len(x),), label, device=x.device)))
-            for label in range(self.n_classes)
+            self.flow.log_prob(x, code.expand(len(x), -1))
+            for code in torch.eye(self.n_classes, dtype=x.dtype, device=x.device)
         ]
         return torch.stack(terms).logsumexp(0) - math.log(self.n_classes)
 
@@ -54,7 +61,7 @@ class ClassConditional(DensityModel):
         if context is None:
             device = next(self.parameters()).device
             context = torch.randint(self.n_classes, (n,), device=device)
-        return self.flow.sample(n, self.codes(context))
+        return self.flow.sample(n, self.codes(context, n))
 
     @property
     def needs_calibration(self) -> bool:
@@ -70,4 +77,4 @@ class ClassConditional(DensityModel):
         """
         if context is None:
             raise ValueError(f"context: expected the labels of {len(x)} training rows, got none")
-        self.flow.calibrate(x, self.codes(context))
+        self.flow.calibrate(x, self.codes(context, len(x)))

@@ -30,7 +30,7 @@ def nsf(
     activation: str = "relu",
     bins: int = 8,
     tail_bound: float = 3.0,
-    unconditional: bool = True,
+    unconditional: bool = False,
     scale: str = "sigmoid",
     dropout: float = 0.0,
     init: str = "paper",
@@ -41,7 +41,7 @@ def nsf(
     maps in the place of splines make the paper's "Glow" (coupling) and "MAF" (autoregressive).
     If ``unconditional``, spline couplings map the half that conditions too, by splines that are
     the same for all points. Defaults are those of the authors' code (uci.py), but for its dropout
-    of 0.25, and the 1e-3 that it adds to affine scales.
+    of 0.25, its unconditional splines, and the 1e-3 that it adds to affine scales.
     """
     if kind not in ("coupling", "autoregressive"):
         raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")

@@ -57,9 +57,8 @@ class MADE(nn.Module):
         if context_features:
             self.context_weight = nn.Parameter(torch.empty(hidden[0], context_features))
             nn.init.normal_(self.context_weight, std=(features + context_features + 1) ** -0.5)
-        self.order = list(range(features))[
-            :: -1 if reverse else 1
-        ]  # dimensions as they are generated
+        # The dimensions as they are generated.
+        self.order = list(range(features))[:: -1 if reverse else 1]
         self.degrees = hidden_degrees(features, hidden, conditional=context_features > 0)
         for layer, mask in enumerate(masks(self.order, self.degrees, n_parameters)):
             self.register_buffer(f"mask{layer}", mask, persistent=False)

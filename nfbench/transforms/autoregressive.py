@@ -30,8 +30,8 @@ class Autoregressive(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, D) to data, one dimension after another."""
+        return autoregress(self.made, self.solve, z, context)
 
-        def solve(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-            return self.elementwise.inverse(noise, parameters)
-
-        return autoregress(self.made, solve, z, context)
+    def solve(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The scalar inverse, in the order of arguments that generation wants."""
+        return self.elementwise.inverse(noise, parameters)
