@@ -171,3 +171,14 @@ def test_gaussian_fit_of_float32_data_far_from_zero_is_accurate() -> None:
     torch.testing.assert_close(
         flow.log_prob(x).double(), fitted.log_prob(exact), rtol=0, atol=2e-3
     )
+
+
+def test_a_far_point_of_a_narrow_component_has_a_finite_gradient() -> None:
+    """In float32 exp of its log-precision would be infinite."""
+    base = AutoregressiveMixture(MADE(1, n_parameters=6, hidden=(4,)), 2).float()
+    parameters = torch.tensor([0.0, 0.0, 0.0, 0.0, 97.0, -1.0]).float()[:, None].requires_grad_()
+    log_prob = base.log_terms(torch.tensor([92.0]).float(), parameters)
+    assert log_prob.isfinite().all()
+    (gradient,) = torch.autograd.grad(log_prob.sum(), parameters)
+    assert gradient.isfinite().all()
+    assert gradient[5] != 0

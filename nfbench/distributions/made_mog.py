@@ -11,10 +11,15 @@ from nfbench.nets.made import MADE
 from .base import Distribution
 
 
+# A component this narrow (1e-13) is a point to float32; a larger precision would overflow, and the
+# gradient of one far point be NaN.
+MAX_LOG_PRECISION = 60.0
+
+
 class AutoregressiveMixture(Distribution):
     """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, p)_d = MADE(z_<d).
 
-    K ``components`` each; p is a log-precision. MADE MoG of Papamakarios et al. 2017 (section
+    K ``components`` each; p is a log-precision, cut at 60. MADE MoG of Papamakarios et al. 2017 (section
     4.1); its output biases start as N(0, 1) as in the authors' code, so that the components
     differ.
     """
@@ -30,9 +35,14 @@ class AutoregressiveMixture(Distribution):
         self.passes, self.sample_passes = 1, made.features
         nn.init.normal_(made.biases[-1])
 
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and log-precisions (K, *shape) of parameters (3K, *shape)."""
+        logits, means, p = parameters.unflatten(0, (3, self.components)).unbind(0)
+        return logits, means, p.clamp(max=MAX_LOG_PRECISION)
+
     def log_terms(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Log-density of each scalar of ``z`` given parameters (3K, *z.shape)."""
-        logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
+        logits, means, log_precisions = self.split(parameters)
         weighted = logits.log_softmax(0) + 0.5 * log_precisions
         energies = 0.5 * (z - means).square() * log_precisions.exp()
         return torch.logsumexp(weighted - energies, 0) - 0.5 * math.log(2 * math.pi)
@@ -43,7 +53,7 @@ class AutoregressiveMixture(Distribution):
 
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pick a component per scalar and color its noise; return the value and log-density."""
-        logits, means, log_precisions = parameters.unflatten(0, (3, self.components)).unbind(0)
+        logits, means, log_precisions = self.split(parameters)
         gumbel = -torch.empty_like(logits).exponential_().log()
         chosen = (logits + gumbel).argmax(0, keepdim=True)  # (1, B)
         mean, log_precision = means.gather(0, chosen)[0], log_precisions.gather(0, chosen)[0]
