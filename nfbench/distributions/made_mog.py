@@ -10,7 +10,6 @@ from nfbench.nets.made import MADE
 
 from .base import Distribution
 
-
 # A component this narrow (1e-13) is a point to float32; a larger precision would overflow, and the
 # gradient of one far point be NaN.
 MAX_LOG_PRECISION = 60.0
@@ -19,9 +18,9 @@ MAX_LOG_PRECISION = 60.0
 class AutoregressiveMixture(Distribution):
     """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, p)_d = MADE(z_<d).
 
-    K ``components`` each; p is a log-precision, cut at 60. MADE MoG of Papamakarios et al. 2017 (section
-    4.1); its output biases start as N(0, 1) as in the authors' code, so that the components
-    differ.
+    K ``components`` each; p is a log-precision, cut at 60. MADE MoG of Papamakarios et al. 2017
+    (section 4.1); its output biases start as N(0, 1) as in the authors' code, so that the
+    components differ.
     """
 
     def __init__(self, made: MADE, components: int) -> None:
