@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nfbench
-from nfbench.build import build_model, build_module, build_schedule
+from nfbench.build import build_model, build_module, build_schedule, count_classes
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load
 from nfbench.data import DATA
@@ -253,7 +253,10 @@ def test_every_cell_builds_and_takes_two_steps(address: tuple[str, str, str]) ->
     model = build_model(experiment, dataset)
     module = build_module(experiment, model, build_schedule(experiment, 100))
     torch.manual_seed(0)
-    rows = random_rows(dataset.event_shape, dataset.levels, BATCH + 2 * prod(dataset.event_shape))
+    # A covariance for each class is fitted where nothing is trained.
+    n_fits = 1 if module.trained else max(1, count_classes(experiment, dataset))
+    n_rows = BATCH + 2 * n_fits * prod(dataset.event_shape)
+    rows = random_rows(dataset.event_shape, dataset.levels, n_rows)
     if module.trained:
         before = [parameter.detach().clone() for parameter in module.trained]
         optimizer = module.configure_optimizers()

@@ -1,6 +1,6 @@
 """Neural spline flows (Durkan et al. 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -55,7 +55,8 @@ def nsf(
     }
     if elementwise not in maps:
         raise ValueError(f"elementwise: expected one of {', '.join(maps)}; got {elementwise!r}")
-    inner, of_half = maps[elementwise], unconditional and elementwise == "rational_quadratic"
+    inner = maps[elementwise]
+    free = spline if unconditional and elementwise == "rational_quadratic" else None
     net: dict[str, Any] = {
         "n_parameters": inner.n_parameters,
         "hidden": [hidden] * (2 * blocks + 1),
@@ -69,14 +70,25 @@ def nsf(
     for layer in range(layers):
         parts += mix("linear", features)
         if kind == "coupling":
-            n_first, n_second = halves("nsf", features)
-            swap = layer % 2 == 0
-            fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
-            free = Unconditional(spline(), fixed) if of_half else None
-            net_of_half = MLP(fixed, mapped, **net)
-            parts.append(
-                Coupling(net_of_half, inner, n_first=n_first, swap=swap, unconditional=free)
-            )
+            parts.append(couple(features, inner, free, net, swap=layer % 2 == 0))
         else:
             parts.append(Autoregressive(MADE(features, **net), inner))
     return Flow(StandardNormal([features]), Compose([*parts, *mix("linear", features)]))
+
+
+def couple(
+    features: int,
+    elementwise: Elementwise,
+    free: Callable[[], Elementwise] | None,
+    net: dict[str, Any],
+    *,
+    swap: bool,
+) -> Coupling:
+    """A coupling of the halves; ``free`` makes the map of the half that conditions, if any."""
+    n_first, n_second = halves("nsf", features)
+    fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
+    unconditional = None if free is None else Unconditional(free(), fixed)
+    conditioner = MLP(fixed, mapped, **net)
+    return Coupling(
+        conditioner, elementwise, n_first=n_first, swap=swap, unconditional=unconditional
+    )
