@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
 
 from nfbench import record
 from nfbench.catalog import Table, load_table
@@ -159,17 +160,28 @@ def compact(table: Table, columns: Columns, rows: Sequence[str]) -> Figure:
         first = next(iter(found.values()))
         draw_head(panels[0], first.arrays, table.columns[cell].heading)
         for axis, row in zip(panels[1:], rows, strict=True):
-            label, place, color = "no picture", (0.25, 0.45), NO_NUMBER
-            if row in found:
+            if cell not in table.cells(row):
+                axis.spines[:].set_visible(False)
+            elif row in found:
                 draw_density(axis, found[row].arrays, "log_density", "", peak(first.arrays))
-                label, place, color = found[row].note, (0.04, 0.04), "w"
-            axis.annotate(label, place, xycoords="axes fraction", color=color, fontsize=LABEL)
+                annotate(axis, found[row].note, (0.04, 0.04), "w", outline="0.2")
+            else:
+                annotate(axis, "no picture", (0.25, 0.45), NO_NUMBER)
     titles = {row: each.title for found in columns.values() for row, each in found.items()}
     for axis, title in zip(axes[:, 0], ["truth", *(titles[row] for row in rows)], strict=True):
         axis.set_ylabel(
             textwrap.fill(title, TITLE_WIDTH), rotation=0, ha="right", va="center", fontsize=TITLE
         )
     return figure
+
+
+def annotate(
+    axis: Axes, text: str, place: tuple[float, float], color: str, outline: str | None = None
+) -> None:
+    """A small text in a panel, at a place in fractions of it."""
+    drawn = axis.annotate(text, place, xycoords="axes fraction", color=color, fontsize=LABEL)
+    if outline is not None:
+        drawn.set_path_effects([withStroke(linewidth=1.2, foreground=outline)])
 
 
 def spacious(table: Table, columns: Columns) -> Figure:
