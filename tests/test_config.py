@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfbench.catalog import load_table, table_names
-from nfbench.config import load
+from nfbench.config import load, same_settings
 from nfbench.errors import UsageError
 from nfbench.signatures import dataset_names, flow_names, flow_schema
 
@@ -275,3 +275,24 @@ def test_registries_are_read_as_they_are() -> None:
 def test_loading_and_tables_import_no_torch() -> None:
     code = "import sys, nfbench.tables, nfbench.config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"), [([], True), (["flow.scale_bound=2"], False), (["data.seed=1"], False)]
+)
+def test_a_setting_newer_than_a_record_had_its_default(
+    edit: Edit, overrides: list[str], same: bool
+) -> None:
+    """So a row that gives it another value since is not what the record was made with."""
+    root = edit()
+    then = load("small/maf_5", "power", root=root).identity()
+    for section, key in (("flow", "scale_bound"), ("data", "seed")):
+        then["config"][section] = {k: v for k, v in then["config"][section].items() if k != key}
+    now = load("small/maf_5", "power", overrides=overrides, root=root).identity()
+    assert same_settings(then, now) is same
+
+
+def test_a_setting_that_is_gone_makes_a_difference(edit: Edit) -> None:
+    identity = load("small/maf_5", "power", root=edit()).identity()
+    gone = {**identity["config"], "training": {**identity["config"]["training"], "momentum": 0.9}}
+    assert not same_settings({**identity, "config": gone}, identity)
