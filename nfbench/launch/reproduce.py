@@ -122,8 +122,8 @@ def show_costs(
     for job, cost in zip(jobs, costs, strict=True):
         view.add_row(job.name, job.state, str(cost))
     console.print(view)
-    fixed = sum(c.seconds for c in costs if isinstance(c, Estimate) and not c.open_ended)
-    total = duration(fixed / n_parallel)
+    fixed = [c.seconds for c in costs if isinstance(c, Estimate) and not c.open_ended]
+    total = duration(max(sum(fixed) / n_parallel, *fixed, 0.0))
     console.print(f"about {total} in all for the cells with a fixed end, and a start-up for each")
 
 
