@@ -93,7 +93,10 @@ def test_a_fresh_flow_gives_extreme_rows_a_number_in_float32(
     assert log_prob[3] > log_prob[0]
 
 
-@ALL
+SATURABLE = [case for case in ALL.args[1] if nets(small(*case.values))]
+
+
+@pytest.mark.parametrize(ALL.args[0], SATURABLE)
 @pytest.mark.parametrize("scale", BOUNDED)
 def test_saturated_networks_keep_the_flow_finite(
     name: str, features: int, n_context: int, scale: str
@@ -101,8 +104,6 @@ def test_saturated_networks_keep_the_flow_finite(
     """In float32, both ways, with gradients; but the scales of mixtures have no bound."""
     options = {"scale": scale, "scale_bound": 2.0, "batch_norm": False}
     flow, given = random_flow(name, features, n_context, **options), context(32, n_context)
-    if not nets(flow):
-        pytest.skip("no networks in it")
     x = torch.randn(32, features)
     log_prob = saturate(flow).log_prob(x, given)
     assert not log_prob.isnan().any()
