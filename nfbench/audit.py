@@ -16,11 +16,15 @@ from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
+from nfbench.transforms.quantize import Quantize
+from nfbench.transforms.variational import VariationalDequantize
 
 N_ROWS = 16
 N_SAMPLES = 1000
 MAX_JACOBIAN = 1024  # dimensions; above it the Jacobian costs more than the run
 GRID_POINTS, GRID_REACH = 256, 0.25  # reach: how far beyond the data, as a part of their range
+# Of the preprocessing: what makes of integers others, and of these real numbers.
+NOT_DIFFERENTIABLE = (Quantize, Dequantize, VariationalDequantize)
 
 Audit = dict[str, float | int | None]
 
@@ -89,8 +93,8 @@ def differentiable_part(model: DensityModel, x: Tensor) -> Audited | None:
     x = x.double()
     if isinstance(model, Preprocessed):
         before, model = list(model.preprocessing.parts), model.model
-        if before and isinstance(before[0], Dequantize):
-            x, _ = before.pop(0)(x)
+        while before and isinstance(before[0], NOT_DIFFERENTIABLE):
+            x, _ = copy.deepcopy(before.pop(0)).double()(x)
     context = None
     if isinstance(model, ClassConditional):
         labels = torch.arange(len(x), device=x.device) % model.n_classes

@@ -1,6 +1,5 @@
 """From an experiment to the objects it names: data, model, schedule, module."""
 
-from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +9,7 @@ from nfbench.data.base import DataModule
 from nfbench.data.dataset import Dataset
 from nfbench.density import DensityModel
 from nfbench.errors import UsageError
-from nfbench.flows import FLOWS
+from nfbench.flows import FLOWS, IMAGE_FLOWS
 from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.module import DensityModule
@@ -21,7 +20,10 @@ from nfbench.selection import Selection
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
+from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.shift import Shift
+from nfbench.transforms.variational import VariationalDequantize, noise_flow
 
 
 def build_data(experiment: Experiment) -> DataModule:
@@ -33,6 +35,7 @@ def build_data(experiment: Experiment) -> DataModule:
         data_seed=experiment.data.seed,
         eval_batch_size=experiment.training.eval_batch_size,
         conditional=experiment.data.condition == "label",
+        augment=experiment.data.augment,
     )
 
 
@@ -53,7 +56,17 @@ def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
         )
         model = ClassConditional(flow, n_classes) if n_classes else flow
         parts = preprocessing(experiment.preprocess, dataset)
-        return Preprocessed(Compose(parts), model) if parts else model
+        if len(dataset.event_shape) > 1 and experiment.flow["name"] not in IMAGE_FLOWS:
+            parts.append(Flatten(dataset.event_shape))
+        draws = experiment.training.importance_draws
+        if draws > 1 and dataset.levels is None:
+            raise ValueError(
+                "training.importance_draws: continuous data have no noise to draw; expected 1, "
+                f"got {draws}"
+            )
+        if not parts:
+            return model
+        return Preprocessed(Compose(parts), model, importance_draws=draws)
     except ValueError as error:
         raise UsageError(
             f"{experiment.table}/{experiment.row} on {dataset.name}: {error}"
@@ -76,26 +89,46 @@ def count_classes(experiment: Experiment, dataset: Dataset) -> int:
     return dataset.n_classes
 
 
-def preprocessing(settings: Preprocess, dataset: Dataset) -> Sequence[Transform]:
+def preprocessing(settings: Preprocess, dataset: Dataset) -> list[Transform]:
     """The transforms between data and flow, data first; they carry their own log-determinants."""
-    parts: list[Transform] = []
-    if (dataset.levels is None) != (settings.dequantize == "none"):
-        kind = "continuous" if dataset.levels is None else f"discrete ({dataset.levels} values)"
-        wanted = "none" if dataset.levels is None else "uniform"
-        raise ValueError(
-            f"preprocess.dequantize: {kind} data need {wanted!r}, got {settings.dequantize!r}"
-        )
-    if dataset.levels is not None:
-        parts.append(Dequantize(dataset.levels))
+    parts = dequantization(settings, dataset)
     if settings.logit is not None:
         if dataset.levels is None:
             raise ValueError(
                 "preprocess.logit: expected data in [0, 1), got continuous data of unknown range"
             )
-        parts.append(Logit(settings.logit))
-    if len(dataset.event_shape) > 1:
-        parts.append(Flatten(dataset.event_shape))
+        parts.append(Logit(settings.logit, form=settings.logit_form))
+    if settings.shift is not None:
+        parts.append(Shift(settings.shift))
     return parts
+
+
+def dequantization(settings: Preprocess, dataset: Dataset) -> list[Transform]:
+    """The transforms from integers to [0, 1); none for continuous data."""
+    levels, kind = dataset.levels, settings.dequantize
+    if levels is None:
+        if kind != "none":
+            raise ValueError(f"preprocess.dequantize: continuous data need 'none', got {kind!r}")
+        if settings.bits is not None:
+            raise ValueError(f"preprocess.bits: continuous data need null, got {settings.bits}")
+        return []
+    if kind == "none":
+        raise ValueError(
+            f"preprocess.dequantize: discrete ({levels} values) data need 'uniform' or "
+            f"'variational', got {kind!r}"
+        )
+    parts: list[Transform] = []
+    if settings.bits is not None:
+        quantize = Quantize(levels, settings.bits)
+        parts, levels = [quantize], quantize.levels
+    if kind == "uniform":
+        return [*parts, Dequantize(levels)]
+    flow = noise_flow(
+        dataset.event_shape,
+        layers=settings.dequantizer_layers,
+        hidden=settings.dequantizer_hidden,
+    )
+    return [*parts, VariationalDequantize(levels, flow)]
 
 
 def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:

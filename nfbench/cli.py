@@ -10,6 +10,7 @@ import click
 
 from nfbench import __version__
 from nfbench.cli_data import data
+from nfbench.cli_sample import sample
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -259,4 +260,5 @@ def plot(target: str, seed: int | None) -> None:
     click.echo(draw(target, seed))
 
 
+main.add_command(sample)
 main.add_command(data)

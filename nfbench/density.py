@@ -18,8 +18,15 @@ class DensityModel(nn.Module, ABC):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,)."""
 
     @abstractmethod
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows of data (n, *event); a context has n rows."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows of data (n, *event); a context has n rows.
+
+        The noise that they are made of is scaled by the temperature; 1 samples the density.
+
+        Raises:
+            ValueError: if the temperature is negative or not finite, or if it is not 1 and there
+                is no such noise.
+        """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-likelihood, where a module is called."""

@@ -1,15 +1,14 @@
 """From a trained module to the metrics of a record."""
 
-import math
-
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from nfbench.data.base import DataModule
+from nfbench.density import DensityModel
 from nfbench.errors import FailedRunError
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.metrics import bits_per_dim, summarize
+from nfbench.metrics import bits_per_dim, log_mean_exp, summarize
 from nfbench.module import TEST, VALIDATION, DensityModule
 
 Metrics = dict[str, float | int | None]
@@ -33,8 +32,9 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
         loop(module, datamodule=data, verbose=False)
         values = torch.cat(module.log_probs).cpu()
         check(split, values, len(rows), module.step)
-        metrics |= likelihood_metrics(split, values, data)
+        metrics |= likelihood_metrics(split, values, data) | {f"{split}/n": len(values)}
         if isinstance(module.model, Preprocessed):
+            module.to(rows.device).eval()  # Lightning has left it on the CPU
             module.draw_from(phase, 0)
             log_dets = preprocessing_log_dets(module.model, rows, data.eval_batch_size)
             density = summarize(values - log_dets.cpu())
@@ -46,6 +46,8 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
             truth = torch.from_numpy(data.dataset.log_density(rows.cpu().numpy()))
             gap = summarize(truth - values)
             metrics |= {f"{split}/kl": gap.mean, f"{split}/kl_se": gap.se}
+    if isinstance(module.model, Preprocessed) and module.model.importance_draws > 1:
+        metrics |= importance_metrics(module, module.model, data)
     return metrics, values
 
 
@@ -53,6 +55,32 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
 def preprocessing_log_dets(model: Preprocessed, rows: Tensor, batch_size: int) -> Tensor:
     """The log-determinant (n,) of the preprocessing of each row, in the same batches and noise."""
     return torch.cat([model.preprocessing(each)[1].double() for each in rows.split(batch_size)])
+
+
+def importance_metrics(module: DensityModule, model: Preprocessed, data: DataModule) -> Metrics:
+    """The importance-weighted bound on the test split, with noise of its own."""
+    module.draw_from(TEST, 1)
+    values = importance_log_prob(model, data.test, data.eval_batch_size, model.importance_draws)
+    check("test, importance-weighted", values.cpu(), len(data.test), module.step)
+    bound = likelihood_metrics("test", values, data, suffix="_iw")
+    return bound | {"test/importance_draws": model.importance_draws}
+
+
+@torch.no_grad()
+def importance_log_prob(model: DensityModel, rows: Tensor, batch_size: int, draws: int) -> Tensor:
+    """``log (1/K) sum_k exp log_prob_k`` (n,) of each row over K draws of a model's noise."""
+    return torch.cat(
+        [
+            log_mean_exp(model.log_prob(each) for _ in range(draws))
+            for each in rows.split(batch_size)
+        ]
+    )
+
+
+def describe_likelihood(model: DensityModel) -> dict[str, object]:
+    """The section of a record on its likelihoods, with the draws of an importance-weighted one."""
+    draws = model.importance_draws if isinstance(model, Preprocessed) else 1
+    return {"kind": model.likelihood} | ({"draws": draws} if draws > 1 else {})
 
 
 def check(split: str, values: Tensor, n: int, step: int) -> None:
@@ -68,18 +96,21 @@ def check(split: str, values: Tensor, n: int, step: int) -> None:
         )
 
 
-def likelihood_metrics(split: str, values: Tensor, data: DataModule) -> Metrics:
-    """Mean and standard error of the log-likelihood; bits per dimension for discrete data."""
+def likelihood_metrics(
+    split: str, values: Tensor, data: DataModule, *, suffix: str = ""
+) -> Metrics:
+    """Mean and standard error of the log-likelihood; bits per dimension for discrete data.
+
+    The suffix names another bound than that of one draw.
+    """
     summary = summarize(values)
-    metrics: Metrics = {
-        f"{split}/log_likelihood": summary.mean,
-        f"{split}/log_likelihood_se": summary.se,
-        f"{split}/n": summary.n,
-        f"{split}/bits_per_dim": None,
-        f"{split}/bits_per_dim_se": None,
-    }
+    bits = bits_se = None
     if data.dataset.levels is not None:
-        n_dims = math.prod(data.dataset.event_shape)
-        metrics[f"{split}/bits_per_dim"] = bits_per_dim(summary.mean, n_dims)
-        metrics[f"{split}/bits_per_dim_se"] = bits_per_dim(-summary.se, n_dims)
-    return metrics
+        n_dims = data.dataset.n_dims
+        bits, bits_se = bits_per_dim(summary.mean, n_dims), bits_per_dim(-summary.se, n_dims)
+    return {
+        f"{split}/log_likelihood{suffix}": summary.mean,
+        f"{split}/log_likelihood{suffix}_se": summary.se,
+        f"{split}/bits_per_dim{suffix}": bits,
+        f"{split}/bits_per_dim{suffix}_se": bits_se,
+    }

@@ -160,10 +160,13 @@ def draw_curve(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> Non
 
 
 def draw_images(axis: Axes, images: np.ndarray, title: str, white: float) -> None:
-    """A square of gray or color images (n, channels, height, width), 0 black, ``white`` white."""
+    """A square of gray or color images (n, channels, height, width), 0 black, ``white`` white.
+
+    What is not a number is gray.
+    """
     side = min(IMAGE_GRID, int(len(images) ** 0.5))
     _, channels, height, width = images.shape
-    shown = images[: side * side].astype(float) / white
+    shown = np.nan_to_num(images[: side * side].astype(float) / white, nan=float(NO_NUMBER))
     framed = np.pad(shown, GAP, constant_values=GAP_GRAY)
     tiles = framed.reshape(side, side, channels, height + 1, width + 1)
     size = side * (height + 1), side * (width + 1)

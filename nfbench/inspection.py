@@ -1,4 +1,4 @@
-"""The audit of weights that a run has kept, from its checkpoint alone."""
+"""The weights that a run has kept, from its checkpoint alone, and their audit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,20 @@ from nfbench import checkpoint, record
 from nfbench.audit import Audit, audit
 from nfbench.build import build_data, build_model
 from nfbench.config import Experiment, restore
+from nfbench.data.base import DataModule
+from nfbench.density import DensityModel
 from nfbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's experiment, step, data and model with its weights, all on the CPU."""
+
+    checkpoint: Path
+    experiment: Experiment
+    step: int
+    data: DataModule
+    model: DensityModel
 
 
 @dataclass(frozen=True)
@@ -60,13 +73,12 @@ def read_checkpoint(path: Path) -> tuple[Experiment, dict[str, Any], int]:
         raise UsageError(f"{path}: expected a checkpoint of a run: {error}") from error
 
 
-def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -> Finding:
-    """Audit a checkpoint; store the audit in the run's record if it is of that run's best weights.
+def load_trained(target: str, *, seed: int | None, root: Path) -> Trained:
+    """What ``target`` names, as ``find_checkpoint`` has it, built anew and its weights loaded.
 
     Raises:
         UsageError: no such checkpoint, or one that does not say which experiment it is of.
     """
-    root = root or record.find_root()
     path = find_checkpoint(target, seed, root)
     experiment, weights, step = read_checkpoint(path)
     data = build_data(experiment)
@@ -76,14 +88,26 @@ def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(f"{path}: the flow is not what it was: {error}") from error
-    found = audit(model, data.test)
+    return Trained(path, experiment, step, data, model)
+
+
+def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -> Finding:
+    """Audit a checkpoint; store the audit in the run's record if it is of that run's best weights.
+
+    Raises:
+        UsageError: no such checkpoint, or one that does not say which experiment it is of.
+    """
+    root = root or record.find_root()
+    trained = load_trained(target, seed=seed, root=root)
+    path, experiment, data = trained.checkpoint, trained.experiment, trained.data
+    found = audit(trained.model, data.test)
     own = record.run_dir(experiment, root) / "best.pt"
     place = record.record_path(experiment, root)
     if path.resolve() != own.resolve() or not place.is_file():
         return Finding(found, path, None)
     kept = record.read(place)
     same = kept.status == "done" and experiment.matches(kept)
-    of_these = (step, data.fingerprint)
+    of_these = (trained.step, data.fingerprint)
     if not same or (kept.model["best_step"], kept.data["fingerprint"]) != of_these:
         return Finding(found, path, None)
     return Finding(found, path, record.amend(kept, dict(found), root))

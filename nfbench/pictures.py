@@ -11,6 +11,7 @@ from torch import Tensor
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
 from nfbench.flows.flow import Flow
+from nfbench.latent import as_modelled, split
 from nfbench.signals import InterruptedRunError
 
 log = logging.getLogger("nfbench")
@@ -46,11 +47,10 @@ def save_pictures(model: DensityModel, data: DataModule, file: IO[bytes]) -> Non
 
 
 def images(model: DensityModel, data: DataModule) -> Arrays:
-    """Sampled images and real ones."""
-    return {
-        "samples": model.sample(N_SAMPLES).cpu().numpy(),
-        "real": data.test[:N_SAMPLES].cpu().numpy(),
-    }
+    """Sampled images and real ones, of as many bits."""
+    samples = model.sample(N_SAMPLES).cpu().numpy()
+    real = as_modelled(split(model)[0], data.test[:N_SAMPLES])
+    return {"samples": samples, "real": real.cpu().numpy()}
 
 
 def plane(model: DensityModel, data: DataModule) -> Arrays:

@@ -30,6 +30,7 @@ from nfbench.record import Record, read_curve
 
 log = logging.getLogger("nfbench")
 PANEL, NARROWEST, WIDEST = 2.5, 5.0, 13.5  # inches
+IMAGES = 4.0  # inches of a panel of images, in which those of 64 x 64 pixels lose none
 HEADROOM = 0.32  # inches above a row of panels, for their titles
 STAGE_COLUMNS = 6  # at least, so that the panels of a short way are no larger than those above
 
@@ -52,9 +53,10 @@ def portrait(directory: Path, heading: str, result: Record | None) -> Path | Non
             "flows that ran since these figures are there",
             directory,
         )
-    width = min(max(PANEL * len(rows[0]), NARROWEST), WIDEST)
+    panel = PANEL if is_plane(arrays) or not arrays else IMAGES
+    width = min(max(panel * len(rows[0]), NARROWEST), WIDEST)
     columns = [len(rows[0]), *(max(len(row), STAGE_COLUMNS) for row in rows[1:])]
-    heights = [min(width / n, 1.2 * PANEL) + HEADROOM for n in columns]
+    heights = [min(width / n, 1.2 * panel) + HEADROOM for n in columns]
     figure = Figure(figsize=(width, sum(heights) + 2 * HEADROOM), layout="constrained")
     figure.suptitle("\n".join([heading, *results(result)]), fontsize=10)
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -1,7 +1,6 @@
 """run(experiment) -> Record: the whole path from data to record, fresh or resumed."""
 
 import logging
-import math
 import os
 import time
 import warnings
@@ -22,7 +21,7 @@ from nfbench.callbacks import Checkpoints, Curve, ProgressBar
 from nfbench.config import Experiment
 from nfbench.data.base import DataModule
 from nfbench.errors import FailedRunError, UsageError
-from nfbench.evaluation import Metrics, evaluate
+from nfbench.evaluation import Metrics, describe_likelihood, evaluate
 from nfbench.metrics import bits_per_dim
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
@@ -111,7 +110,7 @@ def execute(
         status="failed" if failure else "done",
         experiment=experiment.identity(),
         metrics=metrics,
-        likelihood={"kind": module.model.likelihood},
+        likelihood=describe_likelihood(module.model),
         audit=checks,
         speed={},
         model=describe_model(module, failed=failure is not None),
@@ -170,7 +169,7 @@ def test(
     Raises:
         FailedRunError: if no validation was finite, or a log-likelihood is not.
     """
-    device = data.train.device
+    device = data.device
     module.to(device)  # Lightning has left it on the CPU
     if module.step and checkpoints.best.exists():
         best = checkpoint.load(checkpoints.best, device)
@@ -227,7 +226,7 @@ def shown_in(data: DataModule) -> tuple[str, Callable[[float], float]]:
     """The unit of the progress bar and the way to it from nats: bits/dim for discrete data."""
     if data.dataset.levels is None:
         return "nats", float
-    n_dims = math.prod(data.dataset.event_shape)
+    n_dims = data.dataset.n_dims
     return "bits/dim", lambda nats: bits_per_dim(nats, n_dims)
 
 

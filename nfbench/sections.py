@@ -9,21 +9,34 @@ class Data:
     """Which data set, in what batches; `seed` draws the set itself, where it is not read.
 
     With `condition: label` the flow is trained given the labels, and tested as the mixture of all
-    classes, each as likely.
+    classes, each as likely. `augment` changes training images at random: `flip` mirrors half of
+    them, `shift` moves them by up to a tenth of the side.
     """
 
     name: str
     batch_size: int = 100
     seed: int = 0
     condition: Literal["none", "label"] = "none"
+    augment: list[Literal["flip", "shift"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What stands between the data and the flow; `logit` is the alpha of the logit transform."""
+    """What stands between the data and the flow, in this order.
 
-    dequantize: Literal["none", "uniform"] = "none"
+    `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform, or
+    variational: learned by `dequantizer_layers` couplings with nets of `dequantizer_hidden`
+    channels; `logit` is the alpha of the logit transform, s = alpha + (1 - 2 alpha) x if it is
+    symmetric, else alpha + (1 - alpha) x; `shift` is subtracted.
+    """
+
+    bits: int | None = None
+    dequantize: Literal["none", "uniform", "variational"] = "none"
+    dequantizer_layers: int = 4
+    dequantizer_hidden: int = 32
     logit: float | None = None
+    logit_form: Literal["symmetric", "one_sided"] = "symmetric"
+    shift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,8 @@ class Training:
 
     `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
     improvement, `chunk` the optimizer steps between two chunk ends; `weight_decay` is added to the
-    gradient (L2), not decoupled from it.
+    gradient (L2), not decoupled from it. The test likelihood of discrete data is that of one draw
+    of noise; with more `importance_draws` also the log of their mean likelihood, a tighter bound.
     """
 
     objective: str = "maximum_likelihood"
@@ -53,6 +67,7 @@ class Training:
     ema_decay: float | None = None
     chunk: int = 64
     eval_batch_size: int = 8192
+    importance_draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ class Reported:
 
 LEAST: dict[str, dict[str, float]] = {
     "data": {"batch_size": 1, "seed": 0},
+    "preprocess": {"bits": 1, "dequantizer_layers": 1, "dequantizer_hidden": 1},
     "training": {
         "max_steps": 0,
         "max_epochs": 1,
@@ -95,6 +111,7 @@ LEAST: dict[str, dict[str, float]] = {
         "ema_decay": 0.0,
         "chunk": 1,
         "eval_batch_size": 1,
+        "importance_draws": 1,
     },
 }
 SECTIONS = {"data": Data, "preprocess": Preprocess, "training": Training}

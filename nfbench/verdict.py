@@ -96,11 +96,17 @@ def judge(
         points=points,
         seeds=stdev(values) if len(values) > 1 else None,
         n_seeds=len(values),
-        likelihood=", ".join(sorted({r.likelihood["kind"] for r in counted})),
+        likelihood=", ".join(sorted({claim(r, column.metric) for r in counted})),
         verdict=verdict,
         audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
     )
+
+
+def claim(record: Record, name: str) -> str:
+    """What a likelihood is, and of how many draws if the metric is importance-weighted."""
+    kind = str(record.likelihood["kind"])
+    return f"{kind} of {record.likelihood['draws']} draws" if name.endswith("_iw") else kind
 
 
 def audited(records: Sequence[Record]) -> Audited:

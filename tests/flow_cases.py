@@ -1,4 +1,4 @@
-"""Every flow of FLOWS at a size that a test can afford."""
+"""Every flow of vectors in FLOWS at a size that a test can afford."""
 
 import inspect
 from typing import Any
@@ -8,10 +8,11 @@ import torch
 from oracles import randomize
 from torch import Tensor
 
-from nfbench.flows import FLOWS
+from nfbench.flows import FLOWS, VECTOR_FLOWS
 from nfbench.flows.flow import Flow
 
 N_CONTEXT = 2
+VECTORS = [name for name in FLOWS if name in VECTOR_FLOWS]
 SMALL: dict[str, Any] = {"layers": 3, "hidden": (16, 17), "components": 3}
 SMALLER: dict[str, Any] = {
     "nsf": {"hidden": 16, "blocks": 1, "bins": 4, "layers": 2, "tail_bound": 6.0}
@@ -37,7 +38,7 @@ def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.
     """Every flow at these dimensions, without and with a context, as far as it takes them."""
     chosen = [
         pytest.param(name, d, n_context, id=f"{name}-{d}d{'-context' * bool(n_context)}")
-        for name in [*FLOWS, *VARIANTS]
+        for name in [*VECTORS, *VARIANTS]
         for d in features
         for n_context in contexts
         if not (d == 1 and name in NEEDS_TWO_DIMENSIONS)

@@ -27,6 +27,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in FILES}
 MAX_FILE, MAX_FUNCTION = 300, 60
 BATCH, STEPS = 8, 2
+MAX_DIMENSIONS = 1024
 
 # Who may import whom; a name covers a module or a folder. Each imports only from above itself,
 # so that imports point one way.
@@ -52,6 +53,7 @@ TORCH_FREE = {
     "tables": "catalog config data errors record verdict wording",
     "figures": "atomic",
     "portrait": "figures record",
+    "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
@@ -66,26 +68,30 @@ TORCH = {
     "distributions": "nets",
     "flows": "density distributions nets transforms",
     "objectives": "density",
-    "data.base": "data errors schedule seeds",
+    "data.augment": "",
+    "data.base": "data data.augment errors schedule seeds",
     "module": "density flat metrics objectives schedule seeds selection",
     "callbacks": "checkpoint config errors metrics module record signals",
     "provenance": "config module",
-    "pictures": "data.base density flows signals",
     "audit": "density distributions flows transforms",
-    "evaluation": "data.base errors flows metrics module",
+    "latent": "audit density flows transforms",
+    "pictures": "data.base density flows latent signals",
+    "evaluation": "data.base density errors flows metrics module",
     "build": "config data data.base density errors flows module objectives schedule sections"
     " selection transforms",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
     " module pictures provenance record signals",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
-    "inspection": "audit build checkpoint config errors record",
+    "inspection": "audit build checkpoint config data.base density errors record",
+    "sampling": "atomic density errors flows imaging inspection latent record run transforms",
     "launch.estimate": "build config data flat module",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record tables",
     "launch": "",
     "cli_data": "data",
-    "cli": "catalog cli_data config data errors inspection launch.reproduce logs plots record run"
-    " signals summary tables",
+    "cli_sample": "sampling",
+    "cli": "catalog cli_data cli_sample config data errors inspection launch.reproduce logs plots"
+    " record run signals summary tables",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}
@@ -245,7 +251,29 @@ def test_every_experiment_file_is_among_the_cells() -> None:
     assert {(path.parent.name, path.stem) for path in files} == {cell[:2] for cell in CELLS}
 
 
-@pytest.mark.parametrize("address", CELLS, ids="/".join)
+def is_large(address: tuple[str, str, str]) -> bool:
+    """Whether a cell's images have so many dimensions that its model has gigabytes of weights."""
+    table, row, cell = address
+    data = DATA[load(f"{table}/{row}", cell, root=ROOT).data.name]
+    return prod(data.event_shape) > MAX_DIMENSIONS
+
+
+@pytest.mark.parametrize("address", [each for each in CELLS if is_large(each)], ids="/".join)
+def test_every_large_cell_builds_and_has_a_likelihood_without_memory(
+    address: tuple[str, str, str],
+) -> None:
+    """Shapes alone; tests/test_full_size.py trains those of CIFAR-10."""
+    table, row, cell = address
+    experiment = load(f"{table}/{row}", cell, root=ROOT)
+    dataset = DATA[experiment.data.name]
+    with torch.device("meta"):
+        model = build_model(experiment, dataset).eval()
+        build_module(experiment, model, build_schedule(experiment, 100))
+        values = model.log_prob(torch.zeros(2, *dataset.event_shape, dtype=torch.uint8))
+    assert values.shape == (2,)
+
+
+@pytest.mark.parametrize("address", [each for each in CELLS if not is_large(each)], ids="/".join)
 def test_every_cell_builds_and_takes_two_steps(address: tuple[str, str, str]) -> None:
     table, row, cell = address
     experiment = load(f"{table}/{row}", cell, root=ROOT)

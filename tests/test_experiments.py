@@ -133,19 +133,29 @@ def test_short_rows_are_the_long_ones_for_less_and_say_so() -> None:
 
 
 def test_rows_of_the_maf_paper_hold_its_table_of_images() -> None:
-    """Papamakarios, Pavlakou, Murray (2017), Table 2, MNIST: unconditional, class-conditional."""
+    """Papamakarios, Pavlakou, Murray (2017), Table 2: MNIST and CIFAR-10, each of the two
+    unconditional and class-conditional.
+    """
     columns = {
-        "gaussian": ([-1366.9, -1344.7], [1.4, 1.8]),
-        "made": ([-1380.8, -1361.9], [4.8, 1.9]),
-        "made_mog": ([-1038.5, -1030.3], [1.8, 1.7]),
-        "realnvp_5": ([-1323.2, -1326.3], [6.6, 5.8]),
-        "realnvp_10": ([-1370.7, -1371.3], [10.1, 43.9]),
-        "maf_5": ([-1300.5, -1302.9], [1.7, 1.7]),
-        "maf_10": ([-1313.1, -1316.8], [2.0, 1.8]),
-        "maf_mog_5": ([-1100.3, -1092.3], [1.6, 1.7]),
+        "gaussian": ([-1366.9, -1344.7, 2367, 2030], [1.4, 1.8, 29, 41]),
+        "made": ([-1380.8, -1361.9, 147, 187], [4.8, 1.9, 20, 20]),
+        "made_mog": ([-1038.5, -1030.3, -397, -119], [1.8, 1.7, 21, 20]),
+        "realnvp_5": ([-1323.2, -1326.3, 2576, 2642], [6.6, 5.8, 27, 26]),
+        "realnvp_10": ([-1370.7, -1371.3, 2568, 2475], [10.1, 43.9, 26, 25]),
+        "maf_5": ([-1300.5, -1302.9, 2936, 2983], [1.7, 1.7, 27, 26]),
+        "maf_10": ([-1313.1, -1316.8, 3049, 3058], [2.0, 1.8, 26, 26]),
+        "maf_mog_5": ([-1100.3, -1092.3, 2911, 2936], [1.6, 1.7, 26, 26]),
     }
     for row, expected in columns.items():
         assert reported("maf2017_table2", row) == expected
+
+
+def test_the_papers_of_images_have_their_numbers() -> None:
+    """Dinh et al. (2016), Table 1; Kingma & Dhariwal (2018), Table 2."""
+    realnvp, _ = reported("realnvp2016_table1", "realnvp")
+    assert realnvp == [3.49, 4.28, 3.98, 2.72, 2.81, 3.08, 3.02]
+    glow, _ = reported("glow2018_table2", "glow")
+    assert glow == [3.35, 4.09, 3.81, 2.38, 2.46, 2.67]
 
 
 def test_the_nice_paper_has_its_number() -> None:

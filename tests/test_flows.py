@@ -9,6 +9,7 @@ from flow_cases import (
     N_CONTEXT,
     NEEDS_TWO_DIMENSIONS,
     VARIANTS,
+    VECTORS,
     WITHOUT_GRADIENTS,
     cases,
     context,
@@ -29,7 +30,7 @@ from nfbench.transforms.reshape import Flatten
 pytestmark = pytest.mark.usefixtures("float64")
 
 ALL = cases(1, 2, 5)
-EVERY = pytest.mark.parametrize("name", FLOWS)
+EVERY = pytest.mark.parametrize("name", VECTORS)
 
 
 def has_batch_norm(flow: Flow) -> bool:

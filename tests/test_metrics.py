@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nfbench.metrics import bits_per_dim, summarize
+from nfbench.metrics import bits_per_dim, log_mean_exp, summarize
 
 
 def test_summary_is_that_of_numpy() -> None:
@@ -53,3 +53,23 @@ def test_bits_per_dim_divides_by_dimensions_and_log_two() -> None:
     assert bits_per_dim(-3 * math.log(2), 3) == 1
     assert bits_per_dim(-784 * math.log(256), 784) == 8
     assert bits_per_dim(10.0, 2) < 0
+
+
+def test_log_mean_exp_is_that_of_numpy_in_float64() -> None:
+    draws = torch.randn(50, 7, dtype=torch.float64) * 30 - 2000
+    expected = np.log(np.exp(draws.numpy() + 2000).mean(0)) - 2000
+    np.testing.assert_allclose(log_mean_exp(draws).numpy(), expected, rtol=1e-13)
+    assert torch.equal(log_mean_exp(draws.flip(0)[:1]), draws[-1])
+    assert log_mean_exp(draws.float()).dtype == torch.float64
+
+
+def test_an_impossible_draw_counts_as_one_and_what_is_not_a_number_stays() -> None:
+    draws = torch.tensor([[0.0, -math.inf, 0.0], [-math.inf, -math.inf, math.nan]]).double()
+    result = log_mean_exp(draws)
+    assert result[:2].tolist() == [pytest.approx(-math.log(2)), -math.inf]
+    assert result[2].isnan()
+
+
+def test_no_draws_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one, got none"):
+        log_mean_exp([])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from nfbench.sections import Preprocess
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
+from nfbench.transforms.quantize import Quantize
+from nfbench.transforms.reshape import Flatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -62,33 +65,45 @@ def test_eight_bits_are_exact_in_float32_too() -> None:
     assert bits_per_dim(summarize(log_prob).mean, D) == pytest.approx(8, rel=1e-7)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1e-6])
-def test_logit_bits_per_dim_follow_the_formula(alpha: float) -> None:
-    """``-ln p(y) / (D ln 2) - log2(1 - 2a) + 8 + mean(log2 s + log2(1 - s))``.
+# Logit(alpha, form) and the factor of x in s = alpha + factor x.
+FORMS = pytest.mark.parametrize(
+    ("alpha", "form", "factor"),
+    [
+        (0.05, "symmetric", 0.9),
+        (1e-6, "symmetric", 0.999998),
+        (0.05, "one_sided", 0.95),
+        (1e-6, "one_sided", 0.999999),
+    ],
+)
 
-    The bits per pixel of Papamakarios et al. 2017, supplement.
+
+@FORMS
+def test_logit_bits_per_dim_follow_the_formula(alpha: float, form: str, factor: float) -> None:
+    """``-ln p(y) / (D ln 2) - log2(factor) + 8 + mean(log2 s + log2(1 - s))``.
+
+    The bits per pixel of Papamakarios et al. 2017, supplement, where the factor is 1 - 2 a.
     """
     x = images()
-    flow = Flow(StandardNormal(SHAPE), Compose([Dequantize(256), Logit(alpha)]))
+    flow = Flow(StandardNormal(SHAPE), Compose([Dequantize(256), Logit(alpha, form=form)]))
     u = uniform_noise(x.shape, seed=5).numpy()
     torch.manual_seed(5)
     ours = [bits_per_dim(nats, D) for nats in flow.log_prob(x).tolist()]
-    s = alpha + (1 - 2 * alpha) * (x.numpy() + u) / 256
+    s = alpha + factor * (x.numpy() + u) / 256
     y = np.log(s) - np.log(1 - s)
     log_normal = (-0.5 * y**2 - 0.5 * np.log(2 * np.pi)).reshape(len(x), D).sum(1)
     corrections = (np.log2(s) + np.log2(1 - s)).reshape(len(x), D).mean(1)
-    expected = -log_normal / (D * np.log(2)) - np.log2(1 - 2 * alpha) + 8 + corrections
+    expected = -log_normal / (D * np.log(2)) - np.log2(factor) + 8 + corrections
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1e-6])
-def test_logit_nats_follow_the_formula(alpha: float) -> None:
-    """``ln p_V(v) = ln p_Y(y) + D ln(1 - 2a) - sum(ln s + ln(1 - s))``."""
+@FORMS
+def test_logit_nats_follow_the_formula(alpha: float, form: str, factor: float) -> None:
+    """``ln p_V(v) = ln p_Y(y) + D ln(factor) - sum(ln s + ln(1 - s))``."""
     v = torch.rand(9, D)
-    flow = Flow(StandardNormal((D,)), Logit(alpha))
-    s = alpha + (1 - 2 * alpha) * v
+    flow = Flow(StandardNormal((D,)), Logit(alpha, form=form))
+    s = alpha + factor * v
     y = (s / (1 - s)).log()
-    log_det = D * math.log(1 - 2 * alpha) - (s.log() + (1 - s).log()).sum(1)
+    log_det = D * math.log(factor) - (s.log() + (1 - s).log()).sum(1)
     torch.testing.assert_close(
         flow.log_prob(v), StandardNormal((D,)).log_prob(y) + log_det, rtol=1e-8, atol=1e-8
     )
@@ -138,11 +153,28 @@ def test_no_images_have_no_log_likelihoods() -> None:
     assert Flow(Uniform(SHAPE), Dequantize(256)).log_prob(images()[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1e-6])
-def test_logit_is_accurate_in_float32_close_to_white(alpha: float) -> None:
+@FORMS
+def test_logit_is_accurate_in_float32_close_to_white(
+    alpha: float, form: str, factor: float
+) -> None:
     x = (1 - 2.0 ** -torch.arange(10, 25)).float()[:, None]
-    for rough, exact in zip(Logit(alpha)(x), Logit(alpha)(x.double()), strict=True):
+    logit = Logit(alpha, form=form)
+    for rough, exact in zip(logit(x), logit(x.double()), strict=True):
         torch.testing.assert_close(rough.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_white_has_a_likelihood_and_samples_have_one_though_one_side_has_no_bound() -> None:
+    white = torch.full((2000, 64), 255, dtype=torch.float32)
+    dequantize, logit = Dequantize(256).float(), Logit(0.05, form="one_sided")
+    assert all(part.isfinite().all() for part in logit(dequantize(white)[0]))
+    x, _ = logit.inverse(torch.linspace(-5, 200, 500, dtype=torch.float32)[:, None])
+    assert x.max() < 1
+    assert all(part.isfinite().all() for part in logit(x))
+
+
+def test_the_forms_of_the_logit_are_two() -> None:
+    with pytest.raises(ValueError, match="expected one of symmetric, one_sided; got 'both'"):
+        Logit(0.05, form="both")
 
 
 def test_dequantization_is_undone_by_rounding_down() -> None:
@@ -190,10 +222,13 @@ class Pictures(Dataset):
         raise NotImplementedError
 
 
-def test_preprocessing_of_images_is_dequantization_then_logit_then_flattening() -> None:
-    pictures = Pictures(name="pictures", title="", event_shape=SHAPE, sizes=(1, 1, 1), levels=256)
-    parts = preprocessing(Preprocess(dequantize="uniform", logit=0.05), pictures)
-    flow = behind(parts, FLOWS["maf"](SHAPE, layers=2, hidden=(8,))).eval()
+def pictures(levels: int | None = 256) -> Pictures:
+    return Pictures(name="pictures", title="", event_shape=SHAPE, sizes=(1, 1, 1), levels=levels)
+
+
+def test_preprocessing_of_images_is_dequantization_then_logit() -> None:
+    parts = preprocessing(Preprocess(dequantize="uniform", logit=0.05), pictures())
+    flow = behind([*parts, Flatten(SHAPE)], FLOWS["maf"](SHAPE, layers=2, hidden=(8,))).eval()
     x = images()
     torch.manual_seed(2)
     log_prob = flow.log_prob(x)
@@ -207,6 +242,73 @@ def test_preprocessing_of_images_is_dequantization_then_logit_then_flattening() 
     samples = flow.sample(5)
     assert samples.shape == (5, *SHAPE)
     assert torch.equal(samples, samples.round().clamp(0, 255))
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+def test_an_image_of_fewer_bits_has_the_likelihood_of_that_image(bits: int) -> None:
+    """``k' = floor(k / 2^(8 - n))`` on 2^n levels, and no constant."""
+    flow = FLOWS["maf"]((D,), layers=2, hidden=(8,)).eval()
+    settings = Preprocess(dequantize="uniform", logit=0.05)
+    x = images()
+    torch.manual_seed(3)
+    coarse = (x.int() // 2 ** (8 - bits)).to(torch.uint8)
+    parts = [*preprocessing(settings, pictures(2**bits)), Flatten(SHAPE)]
+    expected = behind(parts, flow).log_prob(coarse)
+    torch.manual_seed(3)
+    parts = [*preprocessing(replace(settings, bits=bits), pictures()), Flatten(SHAPE)]
+    close(behind(parts, flow).log_prob(x), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_samples_of_fewer_bits_are_on_the_scale_of_the_data(bits: int, dtype: torch.dtype) -> None:
+    quantize = Quantize(256, bits)
+    every = torch.arange(256).to(dtype)[:, None]
+    coarse, log_det = quantize(every)
+    assert coarse.dtype == dtype
+    assert coarse.flatten().tolist() == [k * 2**bits // 256 for k in range(256)]
+    scaled, log_det_back = quantize.inverse(coarse)
+    assert scaled.flatten().tolist() == [k - k % 2 ** (8 - bits) for k in range(256)]
+    assert torch.equal(quantize(scaled)[0], coarse)
+    assert not log_det.any()
+    assert not log_det_back.any()
+    samples = behind([quantize, Dequantize(2**bits)], Flow(Uniform((D,)), Compose([]))).sample(99)
+    assert set(samples.unique().tolist()) <= set(range(0, 256, 2 ** (8 - bits)))
+    assert samples.max() == 256 - 2 ** (8 - bits)
+
+
+@pytest.mark.parametrize(("levels", "bits"), [(17, 4), (256, 9), (256, 0)])
+def test_bits_that_the_levels_do_not_have_are_refused(levels: int, bits: int) -> None:
+    with pytest.raises(ValueError, match=rf"bits: expected .* {levels} levels .* got {bits}"):
+        Quantize(levels, bits)
+
+
+def test_shifted_pixels_are_centered_at_no_cost() -> None:
+    """``k / 256 - 0.5 + u / 256``, as in Glow."""
+    x = images()
+    torch.manual_seed(4)
+    parts = preprocessing(Preprocess(dequantize="uniform", shift=0.5), pictures())
+    z, log_det = Compose(parts)(x)
+    close(z, x / 256 - 0.5 + uniform_noise(x.shape, seed=4) / 256)
+    close(log_det, torch.full((len(x),), -D * math.log(256)))
+    assert torch.equal(Compose(parts).inverse(z)[0], x.double())
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels", "told"),
+    [
+        (Preprocess(), 256, "discrete .256 values. data need 'uniform' or 'variational'"),
+        (Preprocess(dequantize="variational"), None, "continuous data need 'none'"),
+        (Preprocess(bits=5), None, "bits: continuous data need null, got 5"),
+        (Preprocess(logit=0.05), None, "logit: expected data in"),
+        (Preprocess(dequantize="uniform", bits=9), 256, "bits: expected"),
+    ],
+)
+def test_preprocessing_that_the_data_cannot_have_is_refused(
+    settings: Preprocess, levels: int | None, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        preprocessing(settings, pictures(levels))
 
 
 def test_calibration_passes_through_the_preprocessing() -> None:

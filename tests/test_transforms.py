@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
+from image_cases import IMAGE_CASES, SMALL
+from image_cases import coupling as image_coupling
 from oracles import (
     check_contract,
     check_gradients,
@@ -15,7 +16,7 @@ from oracles import (
     through_file,
     two_ways,
 )
-from torch import Tensor
+from transform_case import N_CONTEXT, Case
 
 import nfbench.transforms
 from nfbench.nets.made import MADE
@@ -29,48 +30,26 @@ from nfbench.transforms.elementwise import SCALES, Additive, Affine, Elementwise
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.lu import LULinear
+from nfbench.transforms.multiscale import MultiScale
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.orthogonal import Orthogonal
 from nfbench.transforms.permute import Permute
 from nfbench.transforms.planar import Planar
+from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.radial import Radial
 from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.running_norm import RunningNorm
 from nfbench.transforms.scaling import DiagonalScaling
+from nfbench.transforms.shift import Shift
 from nfbench.transforms.spline import RationalQuadratic
+from nfbench.transforms.squeeze import Squeeze
 from nfbench.transforms.sylvester import KINDS, Sylvester
+from nfbench.transforms.variational import VariationalDequantize
 from nfbench.transforms.whiten import Whiten
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-N_CONTEXT = 2
 BOUND = 0.8  # small, so that clamp and tanh bind for some dimensions
-
-
-@dataclass(frozen=True)
-class Case:
-    """How to build a transform, and what its data look like."""
-
-    label: str
-    build: Callable[[], Transform]
-    event_shape: tuple[int, ...]
-    conditional: bool = False
-    in_unit_interval: bool = False
-
-    def data(self, n: int = 3) -> Tensor:
-        """Rows on the data side."""
-        rows = torch.rand if self.in_unit_interval else torch.randn
-        return rows(n, *self.event_shape)
-
-    def context(self, n: int = 3) -> Tensor | None:
-        return torch.randn(n, N_CONTEXT) if self.conditional else None
-
-    def transform(self) -> Transform:
-        """Random parameters, statistics of random correlated data, evaluation mode."""
-        transform = self.build().eval()
-        randomize(transform)
-        if transform.needs_calibration:
-            transform.calibrate(self.data(64).cumsum(1) + 1, self.context(64))
-        return transform
 
 
 def made(features: int, *, reverse: bool = False, context: int = 0) -> MADE:
@@ -166,10 +145,12 @@ CASES: dict[type, list[Case]] = {
         Case("one net", one_net_coupling, (5,)),
         Case("residual spline", spline_coupling, (5,)),
         Case("additive", lambda: Coupling(MLP(3, 2), Additive(), n_first=3), (5,)),
+        Case("image", lambda: image_coupling(4), (4, 2, 3), disturbance=SMALL),
     ],
     ActNorm: [
         Case("one dimension", lambda: set_act_norm(1), (1,)),
         Case("five dimensions", lambda: set_act_norm(5), (5,)),
+        Case("image", lambda: set_act_norm(2), (2, 3, 2)),
     ],
     DiagonalScaling: [Case("five dimensions", lambda: DiagonalScaling(5), (5,))],
     LULinear: [
@@ -202,7 +183,9 @@ CASES: dict[type, list[Case]] = {
         Case("alpha 0.05", lambda: Logit(0.05), (5,), in_unit_interval=True),
         Case("alpha 1e-6", lambda: Logit(1e-6), (5,), in_unit_interval=True),
         Case("no alpha, image", lambda: Logit(0.0), (1, 2, 3), in_unit_interval=True),
+        Case("one-sided", lambda: Logit(0.05, form="one_sided"), (5,), in_unit_interval=True),
     ],
+    Shift: [Case("image", lambda: Shift(0.5), (1, 2, 3))],
     Inverse: [
         Case("autoregressive", lambda: Inverse(autoregressive(5)), (5,)),
         Case(
@@ -256,8 +239,11 @@ CASES: dict[type, list[Case]] = {
         ),
     ],
 }
-# Not differentiable: its contract is in test_preprocessing.py.
-ELSEWHERE = {Dequantize}
+CASES |= IMAGE_CASES
+# Other events than those of the data: images become vectors, or other images.
+RESHAPING = Flatten | Squeeze | MultiScale
+# Not differentiable: their contract is in test_preprocessing.py and test_variational.py.
+ELSEWHERE = {Quantize, Dequantize, VariationalDequantize}
 
 ALL = pytest.mark.parametrize(
     "case",
@@ -336,7 +322,7 @@ def test_a_transform_read_from_a_file_is_the_same(case: Case) -> None:
 @ALL
 def test_training_mode_changes_nothing_without_batch_statistics(case: Case) -> None:
     transform, x, context = case.transform(), case.data(), case.context()
-    if not any(isinstance(module, BatchNorm) for module in transform.modules()):
+    if not any(isinstance(module, BatchNorm | RunningNorm) for module in transform.modules()):
         expected = [way(x) for way in two_ways(transform, context)]
         for way, (image, log_det) in zip(
             two_ways(transform.train(), context), expected, strict=True
@@ -375,7 +361,7 @@ def test_batches_of_one_and_none(case: Case, n: int) -> None:
     for way in two_ways(transform, case.context(n)):
         with torch.no_grad():
             image, log_det = way(case.data(n))
-        assert image.shape == (n, *case.event_shape) or isinstance(transform, Flatten)
+        assert image.shape == (n, *case.event_shape) or isinstance(transform, RESHAPING)
         assert log_det.shape == (n,)
         assert image.isfinite().all()
 

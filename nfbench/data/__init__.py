@@ -1,14 +1,21 @@
 """Data sets: one a file, all of them in `DATA`. numpy only."""
 
 from .bsds300 import Bsds300
+from .celeba import CELEBA
+from .cifar10 import CIFAR10, CIFAR10_40K, Cifar10Subset
 from .curves import EIGHT_GAUSSIANS, MOONS, RINGS, TWO_SPIRALS
 from .dataset import Dataset, File, MissingDataError, Source, Splits, data_root, fingerprint
 from .digits import Digits
+from .fashion_mnist import FASHION_MNIST
 from .gas import Gas
 from .hepmass import Hepmass
+from .imagenet import IMAGENET32, IMAGENET64
+from .lsun import LSUN_BEDROOM, LSUN_CHURCH_OUTDOOR, LSUN_TOWER
 from .miniboone import Miniboone
 from .mnist import MNIST
+from .padded import MNIST_PADDED
 from .power import Power
+from .svhn import SVHN
 from .toys import Checkerboard, Pinwheel
 
 DATA: dict[str, Dataset] = {
@@ -19,6 +26,18 @@ DATA: dict[str, Dataset] = {
     "bsds300": Bsds300(),
     "digits": Digits(),
     "mnist": MNIST,
+    "mnist_padded": MNIST_PADDED,
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+    "cifar10_40k": CIFAR10_40K,
+    "cifar10_subset": Cifar10Subset(),
+    "svhn": SVHN,
+    "imagenet32": IMAGENET32,
+    "imagenet64": IMAGENET64,
+    "celeba": CELEBA,
+    "lsun_bedroom": LSUN_BEDROOM,
+    "lsun_tower": LSUN_TOWER,
+    "lsun_church_outdoor": LSUN_CHURCH_OUTDOOR,
     "moons": MOONS,
     "rings": RINGS,
     "checkerboard": Checkerboard(),

@@ -1,9 +1,14 @@
-"""The DataModule every data set shares: tensors on the training device, batches by one gather."""
+"""The DataModule every data set shares: tensors on the training device, batches by one gather.
 
-from collections.abc import Callable, Iterator
+A training set that is memory-mapped stays on the host: it is gathered there, and batches move.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -12,7 +17,10 @@ from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 
+from .augment import AUGMENTATIONS, augment
 from .dataset import Dataset, Splits, fingerprint
+
+AUGMENT = 3  # a stream of random numbers of its own, beside the phases of module.py
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class ChunkLoader:
     """The training batches up to the next validation, in chunks (k, batch_size, *event).
 
     With ``labels`` each chunk is a pair, the labels (k, batch_size) second. It starts from the
-    step that ``step()`` tells, so a resumed run goes on where it was cut.
+    step that ``step()`` tells, so a resumed run goes on where it was cut; what ``changes``, names
+    in ``AUGMENTATIONS``, draw depends on seed, rank and the chunk's first step alone.
     """
 
     def __init__(
@@ -82,22 +91,35 @@ class ChunkLoader:
         order: BatchOrder,
         schedule: Schedule,
         step: Callable[[], int],
+        *,
+        device: torch.device,
+        changes: Sequence[str] = (),
     ) -> None:
         self.rows, self.labels = rows, labels
         self.order, self.schedule, self.step = order, schedule, step
+        self.device, self.changes = device, changes
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         start = self.step()
         for stop in self.schedule.chunk_ends(start):
-            index = self.order.indices(start, stop).to(self.rows.device)
-            rows = gather(self.rows, index)
+            index = self.order.indices(start, stop)
+            rows = self.changed(gather(self.rows, index).to(self.device), start)
             yield rows if self.labels is None else (rows, gather(self.labels, index))
             start = stop
+
+    def changed(self, chunk: Tensor, start: int) -> Tensor:
+        """The chunk (k, batch_size, *event) that starts at a step, with the random changes."""
+        if not self.changes:
+            return chunk
+        seed = mix(self.order.seed, AUGMENT, start, self.order.rank)
+        generator = torch.Generator(chunk.device).manual_seed(seed)
+        return augment(chunk.flatten(0, 1), self.changes, generator).view_as(chunk)
 
 
 def gather(rows: Tensor, index: Tensor) -> Tensor:
     """The rows (*index.shape, *event) of (N, *event) that an index of any shape names."""
-    return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
+    flat = index.flatten().to(rows.device)
+    return rows.index_select(0, flat).view(*index.shape, *rows.shape[1:])
 
 
 class RowLoader:
@@ -123,6 +145,10 @@ class DataModule(pl.LightningDataModule):
         data_seed: of the data set itself, for synthetic sets.
         eval_batch_size: rows in one evaluation batch.
         conditional: whether training batches come with their labels.
+        augment: names of random changes to training images, in ``AUGMENTATIONS``.
+
+    Raises:
+        UsageError: if there is no such change, or the data are no images.
     """
 
     def __init__(
@@ -134,11 +160,14 @@ class DataModule(pl.LightningDataModule):
         data_seed: int = 0,
         eval_batch_size: int = 8192,
         conditional: bool = False,
+        augment: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_changes(augment, dataset)
         self.dataset, self.data_seed = dataset, data_seed
         self.batch_size, self.seed, self.eval_batch_size = batch_size, seed, eval_batch_size
-        self.conditional = conditional
+        self.conditional, self.changes = conditional, tuple(augment)
+        self.device = torch.device("cpu")
         self.labels: Tensor | None = None
         self.schedule: Schedule | None = None
         self.step: Callable[[], int] = lambda: 0
@@ -158,18 +187,18 @@ class DataModule(pl.LightningDataModule):
                 f"{self.dataset.name}: expected the fingerprint {known} from {self.source}, got "
                 f"{self.fingerprint}; see nfbench data verify {self.dataset.name}"
             )
-        self.train, self.val, self.test = (
-            torch.from_numpy(rows) for rows in (splits.train, splits.val, splits.test)
-        )
+        self.is_mapped = isinstance(splits.train, np.memmap)
+        self.train, self.val, self.test = map(as_tensor, splits.arrays.values())
         if self.conditional:
             self.labels = training_labels(self.dataset, splits)
         self.is_read = True
 
     def to(self, device: torch.device | str) -> None:
-        """Move the splits to the training device."""
-        self.train, self.val, self.test = (
-            rows.to(device) for rows in (self.train, self.val, self.test)
-        )
+        """Move the splits to the training device, or of a mapped training set the batches."""
+        self.device = torch.device(device)
+        self.val, self.test = self.val.to(device), self.test.to(device)
+        if not self.is_mapped:
+            self.train = self.train.to(device)
         if self.labels is not None:
             self.labels = self.labels.to(device)
 
@@ -196,7 +225,15 @@ class DataModule(pl.LightningDataModule):
         """Chunks of training batches, as ``schedule`` cuts them."""
         if self.schedule is None:
             raise ValueError("schedule: expected the run's Schedule before training, got none")
-        return ChunkLoader(self.train, self.labels, self.order, self.schedule, self.step)
+        return ChunkLoader(
+            self.train,
+            self.labels,
+            self.order,
+            self.schedule,
+            self.step,
+            device=self.device,
+            changes=self.changes,
+        )
 
     def val_dataloader(self) -> RowLoader:
         """The validation rows in order."""
@@ -205,6 +242,25 @@ class DataModule(pl.LightningDataModule):
     def test_dataloader(self) -> RowLoader:
         """The test rows in order."""
         return RowLoader(self.test, self.eval_batch_size)
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor, without a copy; nothing here writes into one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def check_changes(names: Sequence[str], dataset: Dataset) -> None:
+    """Refuse random changes that there are not, or data that are no images."""
+    if unknown := [name for name in names if name not in AUGMENTATIONS]:
+        known = ", ".join(AUGMENTATIONS)
+        raise UsageError(f"data.augment: expected some of {known}; got {', '.join(unknown)}")
+    if names and len(dataset.event_shape) != 3:
+        raise UsageError(
+            f"data.augment: expected [] for {dataset.name}, which are no images but of shape "
+            f"{dataset.event_shape}; got {list(names)}"
+        )
 
 
 def training_labels(dataset: Dataset, splits: Splits) -> Tensor:

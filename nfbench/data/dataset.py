@@ -3,8 +3,9 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ import numpy as np
 import platformdirs
 
 from nfbench.errors import UsageError
+
+BLOCK_BYTES = 2**24
 
 
 class MissingDataError(UsageError):
@@ -23,6 +26,7 @@ class Splits:
     """Training, validation and test examples, each (n, *event_shape), float32 or uint8.
 
     `source` names the files that were read; `labels` are (n,) per split where a set has them.
+    Arrays may be memory-mapped (`np.memmap`), read-only; they are then never held in memory whole.
     """
 
     train: np.ndarray
@@ -41,11 +45,22 @@ class Splits:
 
 @dataclass(frozen=True)
 class File:
-    """A file below the data root; `url` serves it, `checksum` is "sha256:..." or "md5:..."."""
+    """A file below the data root; `url` serves it, `checksum` is "sha256:..." or "md5:...".
+
+    One that nobody publishes as it is read here is made by `convert(path, file)` from the first
+    of `raw`, files or folders below the data root, that is there.
+    """
 
     name: str
     url: str | None = None
     checksum: str | None = None
+    raw: tuple[str, ...] = ()
+    convert: Callable[[Path, Path], None] | None = None
+
+    def origin(self, root: Path) -> Path | None:
+        """Itself or else what it can be made from below the data root `root`; None without."""
+        paths = (root / name for name in (self.name, *self.raw))
+        return next((path for path in paths if path.exists()), None)
 
 
 @dataclass(frozen=True)
@@ -53,15 +68,13 @@ class Source:
     """One way to have a data set: files below the data root, all of them needed.
 
     They are downloaded one by one or, where there is an `archive`, out of that: a tar that holds
-    them below `prefix`. `convert(raw, file)` makes the one file from the file named `raw`.
+    them, or what they are made from, below `prefix`.
     """
 
     files: tuple[File, ...]
     about: str
     archive: File | None = None
     prefix: str = ""
-    raw: str | None = None
-    convert: Callable[[Path, Path], None] | None = None
 
     def __str__(self) -> str:
         return " + ".join(self.names)
@@ -89,6 +102,10 @@ class Source:
         """Whether all its files are below the data root `root`."""
         return all(path.is_file() for path in self.paths(root))
 
+    def is_at_hand(self, root: Path) -> bool:
+        """Whether all its files are below the data root `root`, or can be made from what is."""
+        return all(file.origin(root) for file in self.files)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(ABC):
@@ -109,6 +126,11 @@ class Dataset(ABC):
     known: Mapping[str, str] = field(default_factory=dict)
 
     density_known: ClassVar[bool] = False
+
+    @property
+    def n_dims(self) -> int:
+        """The number of dimensions that bits/dim are a mean over."""
+        return prod(self.event_shape)
 
     @abstractmethod
     def read(self, root: Path, seed: int) -> Splits:
@@ -145,10 +167,12 @@ class Dataset(ABC):
                     f"{where}: expected {dtype} of shape {shape}, got {array.dtype} of shape "
                     f"{array.shape}; a part of the set, or another one, cannot stand for it"
                 )
-            if not np.isfinite(array).all():
-                raise UsageError(f"{where}: expected finite values, got NaN or infinity")
-            if self.levels is not None and array.max() >= self.levels:
-                raise UsageError(f"{where}: expected values below {self.levels}")
+            # All values of a byte are finite, and below 256.
+            for block in blocks(array) if self.levels != 256 else ():
+                if not np.isfinite(block).all():
+                    raise UsageError(f"{where}: expected finite values, got NaN or infinity")
+                if self.levels is not None and block.max() >= self.levels:
+                    raise UsageError(f"{where}: expected values below {self.levels}")
 
 
 def data_root() -> Path:
@@ -167,14 +191,26 @@ def fingerprint(splits: Splits, *, labels: bool = False) -> str:
     named = [*splits.arrays.items(), *((splits.labels or {}).items() if labels else ())]
     for split, array in named:
         digest.update(f"{split} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for block in blocks(array):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array, some megabytes at a time: a mapped one is never read whole."""
+    n_rows = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+    return (array[i : i + n_rows] for i in range(0, len(array), n_rows))
 
 
 def _missing(dataset: Dataset, root: Path) -> str:
     lines = [f"{dataset.name}: its files are not in the data root {root}. Looked for, any of:"]
     for source in dataset.sources:
         lines.append(f"  {source}: {source.about}")
+        for file in source.files:
+            if file.raw:
+                raw = ", ".join(file.raw)
+                command = f"nfbench data prepare {dataset.name}"
+                lines.append(f"    {file.name} is made by `{command}` from one of: {raw}")
         if source.is_served:
             command = f"nfbench data prepare {dataset.name} --source {source.names[0]}"
             lines.append(f"    to download it: {command}")

@@ -8,7 +8,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from nfbench.errors import UsageError
 
-from .dataset import Dataset, Source, Splits
+from .dataset import Dataset, File, Source, Splits
 from .files import check_matrix, reading
 from .maf import as_splits, hold_out, published
 from .pickled import frame_to_npy
@@ -33,13 +33,12 @@ class Gas(Dataset):
     sources: tuple[Source, ...] = (
         replace(
             published(
-                "gas/ethylene_CO.npy",
-                about="converted by `nfbench data prepare gas` from gas/ethylene_CO.pickle "
-                "(ethylene_CO.txt cannot stand for it: which quarter of it was published is not "
-                "recorded)",
+                about="the published readings (ethylene_CO.txt cannot stand for them: which "
+                "quarter of it was published is not recorded)",
             ),
-            raw="gas/ethylene_CO.pickle",
-            convert=frame_to_npy,
+            files=(
+                File("gas/ethylene_CO.npy", raw=("gas/ethylene_CO.pickle",), convert=frame_to_npy),
+            ),
         ),
     )
 

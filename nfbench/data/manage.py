@@ -108,7 +108,7 @@ def _choose(dataset: Dataset, first_file: str | None, root: Path) -> Source:
         return dataset.find(root)
     except MissingDataError:
         for source in dataset.sources:
-            if source.is_served:
+            if source.is_at_hand(root) or source.is_served:
                 return source
         raise
 
@@ -116,8 +116,7 @@ def _choose(dataset: Dataset, first_file: str | None, root: Path) -> Source:
 def _provide(source: Source, root: Path, *, progress: bool) -> None:
     from .download import download, extract, record_sha256
 
-    wanted = (source.raw,) if source.raw else source.names
-    if not all((root / name).is_file() for name in wanted):
+    if not source.is_at_hand(root):
         for file in source.downloads:
             if file.url is None:
                 raise MissingDataError(
@@ -125,11 +124,13 @@ def _provide(source: Source, root: Path, *, progress: bool) -> None:
                 )
             download(file.url, root / file.name, file.checksum, progress=progress)
         if source.archive:
+            wanted = [file.raw[0] if file.raw else file.name for file in source.files]
             extract(root / source.archive.name, source.prefix, wanted, root)
-    if source.raw and source.convert:
-        (path,) = source.paths(root)
-        source.convert(root / source.raw, path)
-        record_sha256(path)
+    for file in source.files:
+        path, origin = root / file.name, file.origin(root)
+        if file.convert and origin and origin != path:
+            file.convert(origin, path)
+            record_sha256(path)
 
 
 def _check_hashes(source: Source, root: Path) -> None:

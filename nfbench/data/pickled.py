@@ -1,9 +1,9 @@
-"""Numbers out of a pickled DataFrame, without unpickling it.
+"""Numbers out of pickles, without unpickling them.
 
 A pickle is a program; running one from a download runs whatever it says. Here its opcodes are
 listed (`pickletools.genops` executes nothing) and followed on a stack where a class or a function
-is its name and a call is a record of the call. From that tree the float blocks of the DataFrame
-are read. Understood: frames of numbers written by pandas 0.14 to 1.2, from Python 2 or 3.
+is its name and a call is a record of the call. From that tree the numbers are read. Understood:
+frames of numbers written by pandas 0.14 to 1.2, and dicts of arrays, from Python 2 or 3.
 """
 
 import pickletools
@@ -60,6 +60,22 @@ def frame_to_npy(pickled: Path, path: Path) -> None:
         table[name] = values
     with replacing(path) as file:
         np.save(file, table, allow_pickle=False)
+
+
+def unpack_batch(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Data (n, D) and labels (n,) of a pickled dict {"data": array, "labels": list of integers}.
+
+    Raises:
+        ValueError: something else is pickled there.
+    """
+    try:
+        batch = trace(file)
+        rows, labels = _numbers(batch["data"]), np.array(batch["labels"], dtype=np.int64)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a pickled dict of data and labels ({error})") from error
+    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
+        raise ValueError(f"expected a label a row, got {labels.shape} for {rows.shape}")
+    return rows, labels
 
 
 def trace(file: IO[bytes]) -> Any:

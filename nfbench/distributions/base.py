@@ -20,8 +20,36 @@ class Distribution(nn.Module, ABC):
         """Log-density of each row in nats, shape (B,)."""
 
     @abstractmethod
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, *event)."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows (n, *event), scaled around the center by the temperature.
+
+        Raises:
+            ValueError: if the temperature is negative or not finite, or is not 1 and the density
+                has no center to scale around.
+        """
+
+
+def scaled(noise: Tensor, temperature: float) -> Tensor:
+    """``T z`` of noise z around 0: T times as wide, and for T = 0 the center itself.
+
+    Raises:
+        ValueError: if T is negative or not finite.
+    """
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ValueError(
+            f"temperature: expected a finite number of at least 0, got {temperature}; 1 samples "
+            "the density itself"
+        )
+    return noise if temperature == 1 else temperature * noise
+
+
+def refuse_temperature(base: Distribution, temperature: float) -> None:
+    """Refuse any temperature but 1, for a density that is no noise around a center."""
+    if temperature != 1:
+        raise ValueError(
+            f"temperature: expected 1, as {type(base).__name__} is no noise around a center that "
+            f"could be scaled; got {temperature}"
+        )
 
 
 class Parameterless(Distribution):
@@ -43,11 +71,11 @@ class StandardNormal(Parameterless):
         constant = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
         return -0.5 * z.square().flatten(1).sum(1) - constant
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, *event)."""
-        return torch.randn(
-            n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device
-        )
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows (n, *event) of N(0, T^2), whose density is proportional to p^(1 / T^2)."""
+        like = self.anchor
+        noise = torch.randn(n, *self.event_shape, dtype=like.dtype, device=like.device)
+        return scaled(noise, temperature)
 
 
 class Uniform(Parameterless):
@@ -58,6 +86,7 @@ class Uniform(Parameterless):
         inside = ((z >= 0) & (z < 1)).flatten(1).all(1)
         return torch.where(inside, 0.0, -math.inf).to(z.dtype)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, *event)."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows (n, *event); the temperature is 1."""
+        refuse_temperature(self, temperature)
         return torch.rand(n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device)

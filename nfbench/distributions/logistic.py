@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Parameterless
+from .base import Parameterless, scaled
 
 
 class Logistic(Parameterless):
@@ -14,9 +14,10 @@ class Logistic(Parameterless):
         """Log-density of each row in nats, shape (B,)."""
         return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(1)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, *event)."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows (n, *event) of the logistic distribution of scale T."""
         like = self.anchor
         uniform = torch.rand(n, *self.event_shape, dtype=like.dtype, device=like.device)
         # Neither end of the interval: the logit would be infinite.
-        return torch.logit(uniform, eps=torch.finfo(like.dtype).eps / 4)
+        noise = torch.logit(uniform, eps=torch.finfo(like.dtype).eps / 4)
+        return scaled(noise, temperature)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nfbench.nets.autoregress import autoregress
 from nfbench.nets.made import MADE
 
-from .base import Distribution
+from .base import Distribution, refuse_temperature
 
 # A component this narrow (1e-13) is a point to float32; a larger precision would overflow, and the
 # gradient of one far point be NaN.
@@ -60,8 +60,13 @@ class AutoregressiveMixture(Distribution):
         return value, self.log_terms(value, parameters)
 
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows (n, D), one dimension after another; without gradient, as components are."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows (n, D), one dimension after another; without gradient, as components are.
+
+        Raises:
+            ValueError: if the temperature is not 1: each component has a center of its own.
+        """
+        refuse_temperature(self, temperature)
         like = self.made.biases[-1]
         noise = torch.randn(n, self.made.features, dtype=like.dtype, device=like.device)
         return autoregress(self.made, self.draw, noise, context)[0]

@@ -1,12 +1,12 @@
 """Normalizing flows: one paper per file, each a short recipe over transforms."""
 
 from .gaussian import gaussian
-from .glow import glow
+from .glow import glow, glow_image
 from .iaf import iaf
 from .maf import made, made_mog, maf, maf_mog
 from .nice import nice
-from .nsf import nsf
-from .realnvp import realnvp
+from .nsf import nsf, nsf_image
+from .realnvp import realnvp, realnvp_image
 from .rezende2015 import planar, radial
 from .sylvester import sylvester
 
@@ -19,9 +19,16 @@ FLOWS = {
     "nice": nice,
     "iaf": iaf,
     "realnvp": realnvp,
+    "realnvp_image": realnvp_image,
     "glow": glow,
+    "glow_image": glow_image,
     "nsf": nsf,
+    "nsf_image": nsf_image,
     "planar": planar,
     "radial": radial,
     "sylvester": sylvester,
 }
+
+# Events of these are images (C, H, W); of all others, vectors.
+IMAGE_FLOWS = frozenset(name for name in FLOWS if name.endswith("_image"))
+VECTOR_FLOWS = frozenset(FLOWS) - IMAGE_FLOWS

@@ -50,18 +50,22 @@ class ClassConditional(DensityModel):
         """Log-likelihood of each row (B, D) in nats, shape (B,): of its label if given."""
         if context is not None:
             return self.flow.log_prob(x, self.codes(context, len(x)))
+        return self.log_probs(x).logsumexp(0) - math.log(self.n_classes)
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """Log-likelihood of each row (B, D) in nats for each label, shape (C, B)."""
         terms = [
             self.flow.log_prob(x, code.expand(len(x), -1))
             for code in torch.eye(self.n_classes, dtype=x.dtype, device=x.device)
         ]
-        return torch.stack(terms).logsumexp(0) - math.log(self.n_classes)
+        return torch.stack(terms)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """Draw n rows (n, D), of random labels unless they are given."""
         if context is None:
             device = next(self.parameters()).device
             context = torch.randint(self.n_classes, (n,), device=device)
-        return self.flow.sample(n, self.codes(context, n))
+        return self.flow.sample(n, self.codes(context, n), temperature=temperature)
 
     @property
     def needs_calibration(self) -> bool:

@@ -38,10 +38,19 @@ class Flow(DensityModel):
             z, log_det = self.transform(x, context)
             return self.base.log_prob(z, context) + log_det
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows of data (n, *event); a context has n rows."""
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows of data (n, *event) from noise T z; a context has n rows.
+
+        T is the temperature, z of the base. Where priors of levels are maps of standard normal
+        noise, as in ``glow_image``, that scales their standard deviations by T too, which is the
+        temperature of Glow (Kingma & Dhariwal 2018, section 6).
+
+        Raises:
+            ValueError: if the base has no samples of this temperature.
+        """
         with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
-            return self.transform.inverse(self.base.sample(n, context), context)[0]
+            noise = self.base.sample(n, context, temperature=temperature)
+            return self.transform.inverse(noise, context)[0]
 
     @property
     def needs_calibration(self) -> bool:

@@ -1,10 +1,11 @@
 """How the dimensions are mixed between the layers of a flow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from nfbench.transforms.base import Transform
+from nfbench.transforms.conv1x1 import Conv1x1
 from nfbench.transforms.lu import LULinear
 from nfbench.transforms.orthogonal import Orthogonal
 from nfbench.transforms.permute import Permute
@@ -21,6 +22,8 @@ MIXINGS: dict[str, Callable[[int], list[Transform]]] = {
     "permutation": lambda features: [shuffle(features)],
     "orthogonal": lambda features: [Orthogonal(features)],
     "linear": lambda features: [shuffle(features), LULinear(features)],
+    "conv1x1": lambda features: [Conv1x1(features)],
+    "conv1x1_lu": lambda features: [Conv1x1(features, factors="lu")],
 }
 
 
@@ -46,3 +49,18 @@ def halves(flow: str, features: int) -> tuple[int, int]:
             f"{flow}: expected at least 2 dimensions to split in halves, got {features}"
         )
     return features - features // 2, features // 2
+
+
+def image_shape(flow: str, event_shape: Sequence[int], factor: int) -> tuple[int, int, int]:
+    """Channels, height and width of images whose sides ``factor`` divides.
+
+    Raises:
+        ValueError: if the events are no such images.
+    """
+    shape = tuple(event_shape)
+    if len(shape) != 3 or shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"{flow}: expected images (C, H, W) with sides that {factor} divides, got events of "
+            f"shape {shape}; fewer levels, or padded images, would fit"
+        )
+    return shape

@@ -10,13 +10,22 @@ from nfbench.transforms.base import Compose, weakest
 class Preprocessed(DensityModel):
     """``log p(x) = log p_model(y) + log|det dy/dx|``, ``y = preprocessing(x)``.
 
-    Dequantization, logit and reshaping stand here, apart from what is trained: papers quote the
-    model's own log p(y), and a mixture over labels dequantizes once.
+    Dequantization, logit and reshaping stand here, apart from the model: papers quote the model's
+    own log p(y), and a mixture over labels dequantizes once. What the preprocessing learns, the
+    noise of a variational dequantization, is trained with the model.
+
+    Args:
+        preprocessing: the maps in order, data first.
+        model: of what they give.
+        importance_draws: how many draws of the noise the test's importance-weighted bound takes.
     """
 
-    def __init__(self, preprocessing: Compose, model: DensityModel) -> None:
+    def __init__(
+        self, preprocessing: Compose, model: DensityModel, *, importance_draws: int = 1
+    ) -> None:
         super().__init__()
         self.preprocessing, self.model = preprocessing, model
+        self.importance_draws = importance_draws
 
     @property
     def likelihood(self) -> str:
@@ -28,9 +37,10 @@ class Preprocessed(DensityModel):
         y, log_det = self.preprocessing(x)
         return self.model.log_prob(y, context) + log_det
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draw n rows of data (n, *event); a context has n rows."""
-        x, _ = self.preprocessing.inverse(self.model.sample(n, context))
+    def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Draw n rows of data (n, *event), of the model's temperature; a context has n rows."""
+        y = self.model.sample(n, context, temperature=temperature)
+        x, _ = self.preprocessing.inverse(y)
         return x
 
     @property
@@ -41,4 +51,4 @@ class Preprocessed(DensityModel):
     @torch.no_grad()
     def calibrate(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set the model's statistics from the training set (N, *event), preprocessed."""
-        self.model.calibrate(self.preprocessing(x)[0], context)
+        self.model.calibrate(self.preprocessing.calibrate(x), context)

@@ -41,6 +41,24 @@ class Transform(nn.Module, ABC):
         way = self.inverse if backwards else self.forward
         yield type(self).__name__, way(points, context)[0]
 
+    def retrace(
+        self, z: Tensor, context: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """The data that ``z`` came from, as leaves of a graph, and ``forward`` of them.
+
+        ``join`` makes data of the leaves. A transform that shares work between its inverse and its
+        forward does it here.
+        """
+        with torch.no_grad():
+            x, _ = self.inverse(z, context)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return (x,), *self(x, context)
+
+    def join(self, *leaves: Tensor) -> Tensor:
+        """The data (B, *event) that are the leaves of ``retrace``."""
+        return leaves[0]
+
     @property
     def needs_calibration(self) -> bool:
         """Whether some statistic is set from data before the transform is evaluated."""

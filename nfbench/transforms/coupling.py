@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Transform, no_volume_change
-from .elementwise import Elementwise
+from .elementwise import Elementwise, Parameters
 
 
 class Coupling(Transform):
@@ -12,10 +12,11 @@ class Coupling(Transform):
 
     A is the first ``n_first`` dimensions and B the rest, or the other way round if ``swap``; a
     permutation before the first coupling makes of the two any halves. Contiguous halves are views:
-    nothing is masked or gathered.
+    nothing is masked or gathered. Of images (B, C, H, W) the channels are split.
 
     Args:
-        conditioner: from (B, |A|) and a context to the parameters of the map, each (B, |B|).
+        conditioner: from (B, |A|) and a context to the parameters of the map, each (B, |B|); from
+            (B, |A|, H, W) to (B, |B|, H, W) for images.
         elementwise: the map f.
         unconditional: the map g of the half that conditions; the identity unless given.
     """
@@ -41,18 +42,23 @@ class Coupling(Transform):
         first, rest = x[:, : self.n_first], x[:, self.n_first :]
         return (rest, first) if self.swap else (first, rest)
 
-    def join(self, fixed: Tensor, mapped: Tensor) -> Tensor:
-        """Put the halves back in their places."""
+    def join(self, *leaves: Tensor) -> Tensor:
+        """Put the fixed and the mapped half back in their places."""
+        fixed, mapped = leaves
         return torch.cat((mapped, fixed) if self.swap else (fixed, mapped), dim=1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data (B, D) to noise in one pass."""
         fixed, mapped = self.split(x)
-        mapped, log_det = self.elementwise(mapped, self.conditioner(fixed, context))
-        total = log_det.sum(1)
+        return self.map(fixed, mapped, self.conditioner(fixed, context))
+
+    def map(self, fixed: Tensor, mapped: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Map both halves of data; return the noise and log|det dz/dx| (B,)."""
+        mapped, log_det = self.elementwise(mapped, parameters)
+        total = log_det.flatten(1).sum(1)
         if self.unconditional is not None:
             fixed, log_det = self.unconditional(fixed)
-            total = total + log_det.sum(1)
+            total = total + log_det.flatten(1).sum(1)
         return self.join(fixed, mapped), total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,9 +67,26 @@ class Coupling(Transform):
         total = no_volume_change(z)
         if self.unconditional is not None:
             fixed, log_det = self.unconditional.inverse(fixed)
-            total = log_det.sum(1)
+            total = log_det.flatten(1).sum(1)
         mapped, log_det = self.elementwise.inverse(mapped, self.conditioner(fixed, context))
-        return self.join(fixed, mapped), total + log_det.sum(1)
+        return self.join(fixed, mapped), total + log_det.flatten(1).sum(1)
+
+    def retrace(
+        self, z: Tensor, context: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """As for any transform, the conditioner evaluated once for both ways."""
+        fixed, mapped = self.split(z)
+        if self.unconditional is not None:
+            with torch.no_grad():
+                fixed, _ = self.unconditional.inverse(fixed)
+        with torch.enable_grad():
+            fixed = fixed.detach().requires_grad_()
+            parameters = self.conditioner(fixed, context)
+        with torch.no_grad():
+            mapped, _ = self.elementwise.inverse(mapped, parameters)
+        with torch.enable_grad():
+            mapped = mapped.detach().requires_grad_()
+            return (fixed, mapped), *self.map(fixed, mapped, parameters)
 
 
 class Unconditional(nn.Module):

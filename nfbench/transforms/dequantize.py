@@ -28,15 +28,26 @@ class Dequantize(Transform):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Add fresh uniform noise to integers (B, *event) and scale to [0, 1)."""
         x = x if x.is_floating_point() else x.to(self.anchor.dtype)
-        noisy = (x + torch.rand_like(x)) / self.levels
-        # Rounding can carry a value into the cell of the next integer, the topmost one to 1.
-        z = torch.minimum(noisy, (x + 1) * (1 - 2 * torch.finfo(x.dtype).eps) / self.levels)
-        return z, self.log_det(z, -1)
+        z = into_cell(x, torch.rand_like(x), self.levels)
+        return z, -log_volume(z, self.levels)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the integers, as floating-point numbers."""
-        return (z * self.levels).floor().clamp(0, self.levels - 1), self.log_det(z, 1)
+        return cell(z, self.levels), log_volume(z, self.levels)
 
-    def log_det(self, z: Tensor, sign: int) -> Tensor:
-        """sign * D log(levels) for every row."""
-        return z.new_full((z.shape[0],), sign * z.shape[1:].numel() * math.log(self.levels))
+
+def into_cell(x: Tensor, u: Tensor, levels: int) -> Tensor:
+    """``(x + u) / levels`` for integers x and u in [0, 1], less than ``(x + 1) / levels``."""
+    # Rounding can carry a value into the cell of the next integer, the topmost one to 1.
+    below = (x + 1) * (1 - 2 * torch.finfo(x.dtype).eps) / levels
+    return torch.minimum((x + u) / levels, below)
+
+
+def cell(z: Tensor, levels: int) -> Tensor:
+    """The integers in whose cells ``z`` lies, the nearest one for what lies outside [0, 1)."""
+    return (z * levels).floor().clamp(0, levels - 1)
+
+
+def log_volume(z: Tensor, levels: int) -> Tensor:
+    """``D log(levels)`` for every row, in nats, shape (B,)."""
+    return z.new_full((z.shape[0],), z.shape[1:].numel() * math.log(levels))

@@ -120,7 +120,8 @@ def test_prepare_converts_the_raw_file_that_is_there(
     def convert(raw: Path, path: Path) -> None:
         np.save(path, pickle.loads(raw.read_bytes()))
 
-    serve(monkeypatch, small, raw="miniboone/raw", convert=convert)
+    file = File("miniboone/data.npy", raw=("miniboone/none", "miniboone/raw"), convert=convert)
+    serve(monkeypatch, small, files=(file,))
     (tmp_path / "miniboone").mkdir()
     (tmp_path / "miniboone" / "raw").write_bytes(pickle.dumps(ROWS))
     path = prepare("miniboone", tmp_path, progress=False)

@@ -1,0 +1,70 @@
+"""A linear map of the channels, the same at every pixel."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Transform
+
+
+class Conv1x1(Transform):
+    """``z_ij = W x_ij`` at every pixel; log_det = H W log|det W| (Kingma & Dhariwal 2018, eq. 9).
+
+    W starts as a random rotation. ``factors="full"`` trains W itself, its determinant taken in
+    float64; ``"lu"`` trains W = P L (U + diag(sign exp s)), P and the signs kept as they start
+    (equations 10 and 11), so that log|det W| = sum_c s_c.
+
+    Raises:
+        ValueError: if ``factors`` is neither.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int, *, factors: Literal["full", "lu"] = "full") -> None:
+        super().__init__()
+        if factors not in ("full", "lu"):
+            raise ValueError(f"factors: expected full or lu, got {factors!r}")
+        self.factors = factors
+        rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
+        if factors == "full":
+            self.weight = nn.Parameter(rotation)
+            return
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", diagonal.sign())
+        self.lower_upper = nn.Parameter(lower.tril(-1) + upper.triu(1))
+        self.log_scale = nn.Parameter(diagonal.abs().log())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mix the channels of images (B, C, H, W)."""
+        return multiply(self.matrix(), x), self.log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo the mixing; W is inverted in float64."""
+        inverse = torch.linalg.inv(self.matrix().double()).to(z.dtype)
+        return multiply(inverse, z), -self.log_det(z)
+
+    def matrix(self) -> Tensor:
+        """W (C, C)."""
+        if self.factors == "full":
+            return self.weight
+        lower = self.lower_upper.tril(-1) + torch.ones_like(self.sign).diag()
+        upper = self.lower_upper.triu(1) + (self.sign * self.log_scale.exp()).diag()
+        return self.permutation @ lower @ upper
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """log|det dz/dx| (B,), the same number for every row."""
+        if self.factors == "full":
+            log_det = torch.linalg.slogdet(self.weight.double()).logabsdet.to(x.dtype)
+        else:
+            log_det = self.log_scale.sum()
+        return (x.shape[2:].numel() * log_det).expand(x.shape[0])
+
+
+def multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """The matrix times the channels of (B, C, H, W): one product where they are last in memory."""
+    return F.linear(x.movedim(1, -1), matrix).movedim(-1, 1)
