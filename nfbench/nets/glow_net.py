@@ -111,7 +111,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, edge: Tensor | None
         return F.conv2d(x, weight, bias, padding=padding)
     if weight.shape[0] < weight.shape[1]:
         return F.conv2d(x, weight, bias, padding=padding) + edge_map(edge, *x.shape[-2:])
-    # 1 beyond the edges is 1 everywhere less 1 inside. The former is a part of the bias, the latter
+    # 1 beyond the edges is 1 everywhere less 1 inside. The former is part of the bias, the latter
     # one more channel: cheaper than to add a map to many channels.
     inside = x.new_ones(1).expand(x.shape[0], 1, *x.shape[2:])
     everywhere = edge.sum((1, 2, 3))
