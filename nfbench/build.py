@@ -1,6 +1,5 @@
 """From an experiment to the objects it names: data, model, schedule, module."""
 
-
 import torch
 
 from nfbench.config import Experiment
@@ -21,8 +20,8 @@ from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.quantize import Quantize
+from nfbench.transforms.rescale import Rescale
 from nfbench.transforms.reshape import Flatten
-from nfbench.transforms.shift import Shift
 from nfbench.transforms.variational import VariationalDequantize, noise_flow
 
 
@@ -98,8 +97,8 @@ def preprocessing(settings: Preprocess, dataset: Dataset) -> list[Transform]:
                 "preprocess.logit: expected data in [0, 1), got continuous data of unknown range"
             )
         parts.append(Logit(settings.logit, form=settings.logit_form))
-    if settings.shift is not None:
-        parts.append(Shift(settings.shift))
+    if settings.scale != 1 or settings.shift != 0:
+        parts.append(Rescale(settings.scale, settings.shift))
     return parts
 
 

@@ -27,7 +27,7 @@ class Preprocess:
     `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform, or
     variational: learned by `dequantizer_layers` couplings with nets of `dequantizer_hidden`
     channels; `logit` is the alpha of the logit transform, s = alpha + (1 - 2 alpha) x if it is
-    symmetric, else alpha + (1 - alpha) x; `shift` is subtracted.
+    symmetric, else alpha + (1 - alpha) x; then `scale` multiplies, and `shift` is subtracted.
     """
 
     bits: int | None = None
@@ -36,7 +36,8 @@ class Preprocess:
     dequantizer_hidden: int = 32
     logit: float | None = None
     logit_form: Literal["symmetric", "one_sided"] = "symmetric"
-    shift: float | None = None
+    scale: float = 1.0
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -159,5 +159,5 @@ def test_the_papers_of_images_have_their_numbers() -> None:
 
 
 def test_the_nice_paper_has_its_number() -> None:
-    """Dinh, Krueger, Bengio (2014), Figure 3, MNIST."""
-    assert reported("nice2014_fig3", "nice") == ([1980.50], [None])
+    """Dinh, Krueger, Bengio (2014), Figure 3: MNIST, SVHN, CIFAR-10."""
+    assert reported("nice2014_fig3", "nice") == ([1980.50, 11496.55, 5371.78], [None] * 3)

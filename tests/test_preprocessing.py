@@ -294,6 +294,17 @@ def test_shifted_pixels_are_centered_at_no_cost() -> None:
     assert torch.equal(Compose(parts).inverse(z)[0], x.double())
 
 
+def test_pixels_on_an_interval_twice_as_long_have_half_the_density() -> None:
+    """``2 (k + u) / 256 - 1``, as in the released configuration of NICE for CIFAR-10."""
+    x = images()
+    torch.manual_seed(4)
+    parts = preprocessing(Preprocess(dequantize="uniform", scale=2.0, shift=1.0), pictures())
+    z, log_det = Compose(parts)(x)
+    close(z, 2 * (x + uniform_noise(x.shape, seed=4)) / 256 - 1)
+    close(log_det, torch.full((len(x),), -D * math.log(128)))
+    assert torch.equal(Compose(parts).inverse(z)[0], x.double())
+
+
 @pytest.mark.parametrize(
     ("settings", "levels", "told"),
     [

@@ -37,10 +37,10 @@ from nfbench.transforms.permute import Permute
 from nfbench.transforms.planar import Planar
 from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.radial import Radial
+from nfbench.transforms.rescale import Rescale
 from nfbench.transforms.reshape import Flatten
 from nfbench.transforms.running_norm import RunningNorm
 from nfbench.transforms.scaling import DiagonalScaling
-from nfbench.transforms.shift import Shift
 from nfbench.transforms.spline import RationalQuadratic
 from nfbench.transforms.squeeze import Squeeze
 from nfbench.transforms.sylvester import KINDS, Sylvester
@@ -185,7 +185,10 @@ CASES: dict[type, list[Case]] = {
         Case("no alpha, image", lambda: Logit(0.0), (1, 2, 3), in_unit_interval=True),
         Case("one-sided", lambda: Logit(0.05, form="one_sided"), (5,), in_unit_interval=True),
     ],
-    Shift: [Case("image", lambda: Shift(0.5), (1, 2, 3))],
+    Rescale: [
+        Case("shift", lambda: Rescale(shift=0.5), (1, 2, 3)),
+        Case("scale", lambda: Rescale(scale=2.0, shift=1.0), (1, 2, 3)),
+    ],
     Inverse: [
         Case("autoregressive", lambda: Inverse(autoregressive(5)), (5,)),
         Case(

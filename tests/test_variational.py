@@ -19,8 +19,8 @@ from nfbench.metrics import bits_per_dim
 from nfbench.objectives import maximum_likelihood
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
+from nfbench.transforms.rescale import Rescale
 from nfbench.transforms.reshape import Flatten
-from nfbench.transforms.shift import Shift
 from nfbench.transforms.variational import VariationalDequantize, noise_flow
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -102,7 +102,7 @@ def tiny_density() -> Flow:
     """A smooth density of four dependent dimensions, most of it on the unit cube."""
     flow = maf((4,), layers=2, hidden=(6,), activation="tanh", batch_norm=False)
     randomize(flow, spread=0.4)
-    return Flow(flow.base, Compose([Shift(0.5), Scaled(4.0), flow.transform])).eval()
+    return Flow(flow.base, Compose([Rescale(shift=0.5), Scaled(4.0), flow.transform])).eval()
 
 
 class Scaled(Transform):
@@ -157,7 +157,7 @@ def test_bounds_rise_to_the_probability_of_the_image(noise: Callable[[], Transfo
 def test_trained_noise_gives_a_tighter_bound_than_uniform_noise() -> None:
     """Where the density is high at one end of each cell, the one that depends on the pixel."""
     shape, d = (1, 4, 4), 16
-    density = Flow(StandardNormal(shape), Compose([Shift(0.5), Scaled(8.0)]))
+    density = Flow(StandardNormal(shape), Compose([Rescale(shift=0.5), Scaled(8.0)]))
     inside = math.erf(4 / math.sqrt(2))  # of a dimension's mass, in two equal halves
     exact = -math.log2(inside / 2)
     dequantize = VariationalDequantize(2, noise_flow(shape, layers=2, hidden=8))
