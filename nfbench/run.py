@@ -27,6 +27,7 @@ from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
 from nfbench.record import Record
 from nfbench.signals import StopRequest
+from nfbench.speed import Speed, measure
 
 log = logging.getLogger("nfbench")
 
@@ -89,6 +90,12 @@ def execute(
     data.to(device)
     schedule = build_schedule(experiment, data.order.steps_per_epoch)
     model = build_model(experiment, data.dataset)
+    if model.needs_calibration and data.is_mapped:
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: expected a flow without statistics of the "
+            f"training set, as {data.dataset.name} is not held in memory; batch_norm=false "
+            "takes none, and flows of images keep running ones"
+        )
     module = build_module(experiment, model, schedule, compile=compile).to(device)
     checkpoints = Checkpoints(
         record.run_dir(experiment, root),
@@ -98,10 +105,10 @@ def execute(
     )
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
-    failure, metrics, checks = None, Metrics(), Audit()
+    failure, metrics, checks, speed = None, Metrics(), Audit(), Speed()
     try:
         train(module, data, checkpoints, root, bar)
-        metrics, checks = test(module, data, checkpoints)
+        metrics, checks, speed = test(module, data, checkpoints)
     except FailedRunError as error:
         failure = error.failure
         log.error("%s", error)
@@ -112,7 +119,7 @@ def execute(
         metrics=metrics,
         likelihood=describe_likelihood(module.model),
         audit=checks,
-        speed={},
+        speed=speed,
         model=describe_model(module, failed=failure is not None),
         data=data.describe(),
         provenance=sources | provenance.describe(experiment, module, started, seconds),
@@ -163,8 +170,8 @@ def failure_of(error: NonFiniteLossError, data: DataModule, good: str | None) ->
 
 def test(
     module: DensityModule, data: DataModule, checkpoints: Checkpoints
-) -> tuple[Metrics, Audit]:
-    """Evaluate and audit the best weights; leave what figures need beside the checkpoints.
+) -> tuple[Metrics, Audit, Speed]:
+    """Evaluate, audit and time the best weights; leave what figures need beside the checkpoints.
 
     Raises:
         FailedRunError: if no validation was finite, or a log-likelihood is not.
@@ -190,7 +197,7 @@ def test(
     module.to(device).eval()
     with replacing(directory / "pictures.npz") as file:
         save_pictures(module.model, data, file)
-    return metrics, audit(module.model, data.test)
+    return metrics, audit(module.model, data.test), measure(module.model, data.test)
 
 
 def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -19,6 +19,7 @@ N_CONTEXT = 2
 SMALL: dict[str, dict[str, Any]] = {
     "glow_image": {"levels": 2, "steps": 2, "hidden": 5},
     "realnvp_image": {"scales": 2, "blocks": 1, "features": 3},
+    "lippe_image": {"hidden": [3, 4, 4], "blocks": 1},
     "nsf_image": {"levels": 2, "steps": 1, "hidden": 4, "blocks": 1, "tail_bound": 6.0},
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,7 +33,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "glow_image_reversible": ("glow_image", {"reversible": True}),
     "glow_image_bfloat16": ("glow_image", {"net_dtype": "bfloat16"}),
+    "realnvp_image_bfloat16": ("realnvp_image", {"net_dtype": "bfloat16"}),
+    "nsf_image_bfloat16": ("nsf_image", {"net_dtype": "bfloat16"}),
     "realnvp_image_no_norm": ("realnvp_image", {"batch_norm": False}),
+    "lippe_image_one_scale": ("lippe_image", {"multiscale": False}),
     "nsf_image_affine": ("nsf_image", {"elementwise": "affine"}),
 }
 NAMES = [*sorted(IMAGE_FLOWS), *VARIANTS]

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Any, Literal
-
-from torch import nn
+from typing import Literal
 
 from nfbench.distributions.base import StandardNormal
-from nfbench.nets.bfloat16 import Bfloat16
+from nfbench.nets.bfloat16 import in_dtype
 from nfbench.nets.glow_net import RATE, GlowNet, Prior
 from nfbench.nets.mlp import MLP
 from nfbench.transforms.actnorm import ActNorm
@@ -93,9 +91,8 @@ def glow_image(
     if coupling not in ("affine", "additive"):
         raise ValueError(f"coupling: expected affine or additive, got {coupling!r}")
     net = partial(
-        conditioner,
+        GlowNet,
         n_parameters=2 if coupling == "affine" else 1,
-        dtype=net_dtype,
         hidden=hidden,
         normalize=normalize_nets,
         edges=edges,
@@ -109,7 +106,8 @@ def glow_image(
         flow: list[Transform] = [Squeeze()]
         for _ in range(steps):
             flow += [ActNorm(channels, rate=RATE), *mix(mixing, channels)]
-            flow.append(Coupling(net(channels // 2), inner, n_first=channels // 2))
+            conditioner = in_dtype(net(channels // 2, channels // 2), net_dtype)
+            flow.append(Coupling(conditioner, inner, n_first=channels // 2))
         is_last = level == levels - 1
         if is_last and top_prior:
             flow.append(TopPrior(channels, edges=edges, context_features=context_features))
@@ -119,15 +117,3 @@ def glow_image(
             channels //= 2
             splits.append(Split(Prior(channels, edges=edges) if split_prior else None))
     return Flow(StandardNormal([prod(event_shape)]), MultiScale(parts, shapes, splits))
-
-
-def conditioner(channels: int, *, dtype: str, **arguments: Any) -> nn.Module:
-    """The net of a coupling whose halves have so many channels each.
-
-    Raises:
-        ValueError: if nets do not compute in that dtype.
-    """
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"net_dtype: expected float32 or bfloat16, got {dtype!r}")
-    net = GlowNet(channels, channels, **arguments)
-    return Bfloat16(net) if dtype == "bfloat16" else net

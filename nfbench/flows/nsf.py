@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, Literal
 
 from nfbench.distributions.base import StandardNormal
+from nfbench.nets.bfloat16 import in_dtype
 from nfbench.nets.made import MADE
 from nfbench.nets.mlp import MLP
 from nfbench.nets.resnet import ResNet
@@ -90,6 +91,7 @@ def nsf_image(
     scale: str = "sigmoid",
     batch_norm: bool = True,
     dropout: float = 0.2,
+    net_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Flow:
     """RQ-NSF (C) for images: ``levels`` of ``steps`` steps, as in the authors' code.
 
@@ -117,7 +119,8 @@ def nsf_image(
         half = channels // 2
         flow: list[Transform] = [Squeeze()]
         for _ in range(steps):
-            coupling = Coupling(net(half, half), inner, n_first=half, swap=True)
+            conditioner = in_dtype(net(half, half), net_dtype)
+            coupling = Coupling(conditioner, inner, n_first=half, swap=True)
             flow += [ActNorm(channels), mix_pixels(channels), coupling]
         parts.append(Compose([*flow, mix_pixels(channels)]))
         shapes.append((channels, height, width))

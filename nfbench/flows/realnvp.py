@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from nfbench.distributions.base import StandardNormal
+from nfbench.nets.bfloat16 import in_dtype
 from nfbench.nets.mlp import MLP
 from nfbench.nets.realnvp_net import RealNVPNet
 from nfbench.transforms.base import Compose, Transform
@@ -78,6 +81,7 @@ def realnvp_image(
     blocks: int = 8,
     features: int = 64,
     batch_norm: bool = True,
+    net_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Flow:
     """Real NVP for images: ``scales`` scales, as in the authors' code.
 
@@ -91,9 +95,18 @@ def realnvp_image(
     likely in either way.
     """
     channels, height, width = image_shape("realnvp_image", event_shape, 2 ** (scales - 1))
-    nets = partial(
-        RealNVPNet, blocks=blocks, batch_norm=batch_norm, context_features=context_features
-    )
+
+    def nets(channels: int, **arguments: Any) -> nn.Module:
+        """The net of a coupling of so many channels."""
+        net = RealNVPNet(
+            channels,
+            blocks=blocks,
+            batch_norm=batch_norm,
+            context_features=context_features,
+            **arguments,
+        )
+        return in_dtype(net, net_dtype)
+
     levels, shapes = [], []
     for scale in range(scales):
         last, width_of_nets = scale == scales - 1, features * 2**scale
@@ -112,7 +125,7 @@ def realnvp_image(
 
 
 def color_couplings(
-    net: Callable[..., RealNVPNet],
+    net: Callable[..., nn.Module],
     layers: int,
     channels: int,
     space: tuple[int, int],
@@ -124,13 +137,13 @@ def color_couplings(
         swap = layer % 2 == 0
         fixed = checkerboard(space, swap=swap)
         conditioner = net(mask=fixed, rescaling=0.0)
-        parts.append(MaskedCoupling(conditioner, Affine(), space=space, swap=swap))
+        parts.append(MaskedCoupling(conditioner, Affine(), fixed))
         parts += [RunningNorm(channels, 1 - fixed)] if batch_norm else []
     return parts
 
 
 def channel_couplings(
-    net: Callable[..., RealNVPNet], layers: int, channels: int, batch_norm: bool
+    net: Callable[..., nn.Module], layers: int, channels: int, batch_norm: bool
 ) -> list[Transform]:
     """``layers`` couplings of alternate halves of the channels."""
     is_first = torch.arange(channels).view(-1, 1, 1) < channels // 2

@@ -16,6 +16,7 @@ from nfbench.flat import tie_gradients
 from nfbench.module import DensityModule
 
 WARM_UP, TIMED = 3, 10
+LONG = 5.0  # seconds of a call that is timed once
 EVALUATION_ROWS = 2048
 
 
@@ -70,12 +71,14 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
         tie_gradients(module.weights, module.trained)
         per_step = seconds(lambda: one_step(module, optimizer, batch, labels))
     module.model.eval()
+    rows = rows[: experiment.training.eval_batch_size]
     with torch.no_grad():
         per_row = seconds(lambda: module.model.log_prob(rows)) / len(rows)
     n_validations = math.ceil(steps / schedule.validate_every) + 1
-    evaluated = (
-        n_validations * (n_val + (n_train if module.model.needs_calibration else 0)) + n_test
-    )
+    draws = experiment.training.importance_draws
+    evaluated = n_validations * (
+        n_val + (n_train if module.model.needs_calibration else 0)
+    ) + n_test * (1 + (draws if draws > 1 else 0))
     return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
 
 
@@ -105,12 +108,12 @@ def random_labels(experiment: Experiment, dataset: Dataset, n: int) -> torch.Ten
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Median seconds of a call, after a warm-up."""
-    times = []
-    for _ in range(WARM_UP + TIMED):
+    """Median seconds of a call, after a warm-up; of the first one, if that took long."""
+    times: list[float] = []
+    while len(times) < WARM_UP + TIMED and (not times or times[0] < LONG):
         start = time.perf_counter()
         call()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[WARM_UP:])
+    return statistics.median(times[WARM_UP:] or times)

@@ -22,3 +22,14 @@ class Bfloat16(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16):
             parameters = self.net(x, context)
         return tuple(each.to(x.dtype) for each in parameters)
+
+
+def in_dtype(net: nn.Module, dtype: str) -> nn.Module:
+    """A conditioner that is trained in this dtype.
+
+    Raises:
+        ValueError: if that is neither float32 nor bfloat16.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"net_dtype: expected float32 or bfloat16, got {dtype!r}")
+    return Bfloat16(net) if dtype == "bfloat16" else net
