@@ -11,7 +11,7 @@ from torch import nn
 from nfbench.flows.flow import Flow
 from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.base import Compose
-from nfbench.transforms.conv1x1 import Conv1x1
+from nfbench.transforms.conv1x1 import Conv1x1, NormalizedConv1x1
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.top_prior import TopPrior
 
@@ -28,8 +28,9 @@ def disturbed(module: Module) -> Module:
 
 def triples(level: Compose) -> list[tuple[ActNorm, Conv1x1, Coupling]]:
     """The steps of a level, which begins with a squeeze."""
-    steps = [part for part in level.parts if isinstance(part, ActNorm | Conv1x1 | Coupling)]
-    return list(zip(steps[::3], steps[1::3], steps[2::3], strict=True))
+    mixes = [part for part in level.parts if isinstance(part, NormalizedConv1x1)]
+    couplings = [part for part in level.parts if isinstance(part, Coupling)]
+    return [(m.norm, m.conv, c) for m, c in zip(mixes, couplings, strict=True)]
 
 
 def normflows_mix(ours: Conv1x1) -> nn.Module:

@@ -8,11 +8,11 @@ from nfbench.nets.first_batch import FirstBatch
 from nfbench.nets.glow_net import GlowNet, Prior
 from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.base import Compose, Transform
-from nfbench.transforms.conv1x1 import Conv1x1
+from nfbench.transforms.conv1x1 import Conv1x1, NormalizedConv1x1
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.elementwise import Affine
 from nfbench.transforms.lu import LULinear
-from nfbench.transforms.masked import MaskedCoupling, checkerboard
+from nfbench.transforms.masked import MaskedCoupling, checkerboard, first_half
 from nfbench.transforms.multiscale import MultiScale, Split
 from nfbench.transforms.per_pixel import PerPixel
 from nfbench.transforms.reversible import Reversible
@@ -43,7 +43,12 @@ def coupling(channels: int, *, context: int = 0) -> Transform:
 
 def masked(*, swap: bool = False, context: int = 0) -> Transform:
     affine = Affine(scale="tanh", bound=2.0)
-    return settled(MaskedCoupling(net(2, context=context), affine, space=(2, 4), swap=swap))
+    fixed = checkerboard((2, 4), swap=swap)
+    return settled(MaskedCoupling(net(2, context=context), affine, fixed))
+
+
+def masked_channels(*, swap: bool = False) -> Transform:
+    return settled(MaskedCoupling(net(4), Affine(), first_half(4, swap=swap)))
 
 
 def steps(channels: int, *, kind: type[Compose] = Compose, context: int = 0) -> Transform:
@@ -76,9 +81,20 @@ IMAGE_CASES: dict[type, list[Case]] = {
         Case("full", lambda: Conv1x1(4), (4, 2, 1), disturbance=SMALL),
         Case("factors", lambda: Conv1x1(4, factors="lu"), (4, 2, 1), disturbance=SMALL),
     ],
+    NormalizedConv1x1: [
+        Case(
+            factors,
+            lambda f=factors: settled(NormalizedConv1x1(3, factors=f, rate=3.0)),
+            (3, 2, 2),
+            disturbance=SMALL,
+        )
+        for factors in ("full", "lu")
+    ],
     MaskedCoupling: [
         Case("odd pixels fixed", masked, (2, 2, 4), disturbance=SMALL),
         Case("swap", lambda: masked(swap=True), (2, 2, 4), disturbance=SMALL),
+        Case("channels", masked_channels, (4, 2, 2), disturbance=SMALL),
+        Case("other channels", lambda: masked_channels(swap=True), (4, 2, 2), disturbance=SMALL),
         Case(
             "context",
             lambda: masked(context=N_CONTEXT),

@@ -14,7 +14,8 @@ from nfbench.flows.flow import Flow
 from nfbench.flows.glow import glow_image
 from nfbench.nets.first_batch import FirstBatch
 from nfbench.nets.glow_net import convolve
-from nfbench.transforms.actnorm import ActNorm
+from nfbench.transforms.base import Compose
+from nfbench.transforms.conv1x1 import NormalizedConv1x1
 from nfbench.transforms.squeeze import Squeeze
 
 SHAPE = (3, 16, 16)
@@ -28,14 +29,27 @@ def test_the_first_batch_sets_every_activation_norm_one_after_another() -> None:
     flow, x = small().train(), 3 * torch.randn(32, *SHAPE) + 5
     flow.log_prob(x)
     seen: list[Tensor] = []
-    for norm in flow.modules():
-        if isinstance(norm, ActNorm):
-            norm.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+
+    def keep(module: NormalizedConv1x1, inputs: tuple[Tensor, ...], output: object) -> None:
+        seen.append(module.norm(inputs[0])[0])
+
+    for part in flow.modules():
+        if isinstance(part, NormalizedConv1x1):
+            part.register_forward_hook(keep)
     flow.log_prob(x)
     assert len(seen) == 4
     for z in seen:
         torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(z.shape[1]), rtol=0, atol=1e-4)
         torch.testing.assert_close(z.var((0, 2, 3), correction=0), torch.ones(z.shape[1]))
+
+
+def test_norm_and_convolution_as_one_are_what_they_are_one_after_another() -> None:
+    both = NormalizedConv1x1(3, rate=3.0).double().train()
+    both(torch.randn(9, 3, 4, 4, dtype=torch.float64) * 2 + 1)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    expected = Compose([both.norm, both.conv])
+    for actual, wanted in ((both(x), expected(x)), (both.inverse(x), expected.inverse(x))):
+        torch.testing.assert_close(actual, wanted)
 
 
 def test_the_first_batch_sets_the_hidden_layers_of_the_nets() -> None:
@@ -44,7 +58,7 @@ def test_the_first_batch_sets_the_hidden_layers_of_the_nets() -> None:
     norms = [each for each in flow.modules() if type(each) is FirstBatch]
     assert len(norms) == 2 * 4
     assert all(bool(norm.is_set) for norm in norms)
-    net = flow.transform.levels[0].transforms[3].conditioner
+    net = flow.transform.levels[0].transforms[2].conditioner
     y = torch.randn(32, 6, 8, 8)
     net.first.norm.is_set.fill_(False)
     net.first.norm.settled = False

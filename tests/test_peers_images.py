@@ -195,7 +195,7 @@ def test_multiscale_glow_agrees_with_nflows() -> None:
     peer = nflows.transforms.MultiscaleCompositeTransform(LEVELS)
     for index, level in enumerate(flow.transform.levels):
         parts: list[nn.Module] = [nflows.transforms.SqueezeTransform()]
-        channels = len(level.parts[1].bias)
+        channels = len(triples(level)[0][0].bias)
         for actnorm, mix, coupling in triples(level):
             linear = nflows_mix(channels)
             mix.weight.data = mix_of_nflows(linear, "conv1x1").weight.detach()

@@ -11,6 +11,7 @@ from nfbench.nets.glow_net import RATE, GlowNet, Prior
 from nfbench.nets.mlp import MLP
 from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.conv1x1 import NormalizedConv1x1
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.elementwise import Additive, Affine
 from nfbench.transforms.multiscale import MultiScale, Split
@@ -105,7 +106,7 @@ def glow_image(
         channels, height, width = 4 * channels, height // 2, width // 2
         flow: list[Transform] = [Squeeze()]
         for _ in range(steps):
-            flow += [ActNorm(channels, rate=RATE), *mix(mixing, channels)]
+            flow += normalize_and_mix(mixing, channels)
             conditioner = in_dtype(net(channels // 2, channels // 2), net_dtype)
             flow.append(Coupling(conditioner, inner, n_first=channels // 2))
         is_last = level == levels - 1
@@ -117,3 +118,20 @@ def glow_image(
             channels //= 2
             splits.append(Split(Prior(channels, edges=edges) if split_prior else None))
     return Flow(StandardNormal([prod(event_shape)]), MultiScale(parts, shapes, splits))
+
+
+def normalize_and_mix(mixing: str, channels: int) -> list[Transform]:
+    """Activation norm and a mixing of the channels; one map where that is a 1x1 convolution.
+
+    Raises:
+        ValueError: if there is no such mixing.
+    """
+    if mixing == "conv1x1":
+        return [NormalizedConv1x1(channels, rate=RATE)]
+    if mixing == "conv1x1_lu":
+        return [NormalizedConv1x1(channels, factors="lu", rate=RATE)]
+    if mixing not in ("permutation", "reverse"):
+        raise ValueError(
+            f"mixing: expected one of conv1x1, conv1x1_lu, permutation, reverse; got {mixing!r}"
+        )
+    return [ActNorm(channels, rate=RATE), *mix(mixing, channels)]

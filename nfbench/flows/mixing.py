@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nfbench.transforms.base import Transform
-from nfbench.transforms.conv1x1 import Conv1x1
 from nfbench.transforms.lu import LULinear
 from nfbench.transforms.orthogonal import Orthogonal
 from nfbench.transforms.permute import Permute
@@ -22,8 +21,6 @@ MIXINGS: dict[str, Callable[[int], list[Transform]]] = {
     "permutation": lambda features: [shuffle(features)],
     "orthogonal": lambda features: [Orthogonal(features)],
     "linear": lambda features: [shuffle(features), LULinear(features)],
-    "conv1x1": lambda features: [Conv1x1(features)],
-    "conv1x1_lu": lambda features: [Conv1x1(features, factors="lu")],
 }
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .actnorm import ActNorm
 from .base import Transform
 
 
@@ -65,6 +66,38 @@ class Conv1x1(Transform):
         return (x.shape[2:].numel() * log_det).expand(x.shape[0])
 
 
-def multiply(matrix: Tensor, x: Tensor) -> Tensor:
+class NormalizedConv1x1(Transform):
+    """Activation norm, then a 1x1 convolution, as one: ``z_ij = W (exp(s) x_ij + b)``.
+
+    log_det = H W (sum_c s_c + log|det W|). The norm is set by the first batch, as ``ActNorm``.
+    """
+
+    def __init__(
+        self, channels: int, *, factors: Literal["full", "lu"] = "full", rate: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.norm = ActNorm(channels, rate=rate)
+        self.conv = Conv1x1(channels, factors=factors)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalize and mix the channels of images (B, C, H, W)."""
+        if self.norm.is_waiting:
+            self.norm.set_from(x)
+        matrix = self.conv.matrix()
+        z = multiply(matrix * self.norm.log_gain.exp(), x, matrix @ self.norm.bias)
+        return z, self.log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo both; W is inverted in float64."""
+        inverse = torch.linalg.inv(self.conv.matrix().double()).to(z.dtype)
+        gain = torch.exp(-self.norm.log_gain)
+        return multiply(gain[:, None] * inverse, z, -gain * self.norm.bias), -self.log_det(z)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """log|det dz/dx| (B,), the same number for every row."""
+        return self.norm.log_det(x) + self.conv.log_det(x)
+
+
+def multiply(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """The matrix times the channels of (B, C, H, W): one product where they are last in memory."""
-    return F.linear(x.movedim(1, -1), matrix).movedim(-1, 1)
+    return F.linear(x.movedim(1, -1), matrix, bias).movedim(-1, 1)
