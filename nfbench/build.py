@@ -122,12 +122,15 @@ def dequantization(settings: Preprocess, dataset: Dataset) -> list[Transform]:
         parts, levels = [quantize], quantize.levels
     if kind == "uniform":
         return [*parts, Dequantize(levels)]
+    net = settings.dequantizer
     flow = noise_flow(
         dataset.event_shape,
         layers=settings.dequantizer_layers,
         hidden=settings.dequantizer_hidden,
+        net=net,
     )
-    return [*parts, VariationalDequantize(levels, flow)]
+    noise = VariationalDequantize(levels, flow, noise="logistic" if net == "gated" else "normal")
+    return [*parts, noise]
 
 
 def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
@@ -154,6 +157,7 @@ def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
         learning_rate=training.learning_rate,
         shape=training.schedule,
         warmup_steps=training.warmup_steps,
+        decay_per_epoch=training.decay_per_epoch,
     )
 
 

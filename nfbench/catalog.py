@@ -40,6 +40,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A further number of a record that is shown of each cell, and neither judged nor ranked."""
+
+    heading: str
+    unit: str = ""
+    decimals: int = 2
+
+
+@dataclass(frozen=True)
 class Head:
     """The plain settings of a table; our +- is `ours_multiple` standard errors."""
 
@@ -55,13 +64,17 @@ HEAD, COLUMN = ([f.name for f in fields(kind)] for kind in (Head, Column))
 
 @dataclass(frozen=True)
 class Table:
-    """A table, published or our own: its columns (cell -> Column) and rows, in order."""
+    """A table, published or our own: its columns (cell -> Column) and rows, in order.
+
+    `extra` are further numbers, by the name of a metric or as `speed/...` or `model/...`.
+    """
 
     name: str
     title: str
     paper: Paper
     source: str | None
     columns: dict[str, Column]
+    extra: dict[str, Extra]
     rows: tuple[str, ...]
     uncertainty: Uncertainty
     ours_multiple: float
@@ -104,13 +117,14 @@ def load_table(name: str, root: Path | None = None) -> Table:
         raise UsageError(f"unknown table {name!r}{hint(name, table_names(root), 'tables')}")
     path = root / "experiments" / name / "table.yaml"
     file = read_yaml(path, root)
-    file.check([*HEAD, *COLUMN, "columns", "paper", "uncertainty"])
+    file.check([*HEAD, *COLUMN, "columns", "extra", "paper", "uncertainty"])
     head = fill(Head, file.only(HEAD))
     check_rows(file, head["rows"], {p.stem for p in path.parent.glob("*.yaml")} - {"table"})
     return Table(
         name=name,
         root=root,
         columns=read_columns(file),
+        extra=read_extra(file.section("extra")),
         paper=Paper(**fill(Paper, file.section("paper"))),
         uncertainty=Uncertainty(**fill(Uncertainty, file.section("uncertainty"))),
         **{**head, "rows": tuple(head["rows"])},
@@ -144,3 +158,9 @@ def read_columns(file: Level) -> dict[str, Column]:
         column = Level(file.where, "columns.", {cell: own}).section(cell)
         columns[cell] = Column(**fill(Column, start, column))
     return columns
+
+
+def read_extra(section: Level) -> dict[str, Extra]:
+    """The name of a number of a record -> Extra."""
+    names = section.values
+    return {str(name): Extra(**fill(Extra, section.section(name))) for name in names}

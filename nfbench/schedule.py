@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nfbench.errors import UsageError
 
-SHAPES = ("constant", "cosine", "plateau")
+SHAPES = ("constant", "cosine", "exponential", "plateau")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Schedule:
         steps_per_epoch: batches in one pass over the training set. max_steps: last step, or None
         to go on until early stopping. validate_every: steps between two validations. chunk: steps
         between two chunk ends, counted from the last validation. learning_rate: peak learning
-        rate. shape: ``constant``, ``cosine`` (to zero at max_steps) or ``plateau`` (cut by the
-        validations, see module). warmup_steps: steps of linear warm-up from zero.
+        rate. shape: ``constant``, ``cosine`` (to zero at max_steps), ``exponential`` (multiplied
+        by decay_per_epoch after each epoch) or ``plateau`` (cut by the validations, see module).
+        warmup_steps: steps of linear warm-up from zero.
 
     Raises:
         UsageError: if a cosine has no end, or a number is out of range.
@@ -35,6 +36,7 @@ class Schedule:
     learning_rate: float = 1e-3
     shape: str = "constant"
     warmup_steps: int = 0
+    decay_per_epoch: float = 0.99
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
@@ -79,4 +81,6 @@ class Schedule:
             rate *= (step + 1) / self.warmup_steps
         if self.shape == "cosine" and self.max_steps:
             rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.max_steps)))
+        if self.shape == "exponential":
+            rate *= self.decay_per_epoch ** (step // self.steps_per_epoch)
         return rate

@@ -26,12 +26,14 @@ class Preprocess:
 
     `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform, or
     variational: learned by `dequantizer_layers` couplings with nets of `dequantizer_hidden`
-    channels; `logit` is the alpha of the logit transform, s = alpha + (1 - 2 alpha) x if it is
-    symmetric, else alpha + (1 - alpha) x; then `scale` multiplies, and `shift` is subtracted.
+    channels, `conv` from normal noise or `gated` from the logit of uniform noise; `logit` is the
+    alpha of the logit transform, s = alpha + (1 - 2 alpha) x if it is symmetric, else
+    alpha + (1 - alpha) x; then `scale` multiplies, and `shift` is subtracted.
     """
 
     bits: int | None = None
     dequantize: Literal["none", "uniform", "variational"] = "none"
+    dequantizer: Literal["conv", "gated"] = "conv"
     dequantizer_layers: int = 4
     dequantizer_hidden: int = 32
     logit: float | None = None
@@ -45,9 +47,10 @@ class Training:
     """How the flow is trained.
 
     `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
-    improvement, `chunk` the optimizer steps between two chunk ends; `weight_decay` is added to the
-    gradient (L2), not decoupled from it. The test likelihood of discrete data is that of one draw
-    of noise; with more `importance_draws` also the log of their mean likelihood, a tighter bound.
+    improvement, `chunk` the optimizer steps between two chunk ends; `decay_per_epoch` is that of
+    the exponential schedule; `weight_decay` is added to the gradient (L2), not decoupled from it.
+    The test likelihood of discrete data is that of one draw of noise; with more `importance_draws`
+    also the log of their mean likelihood, a tighter bound.
     """
 
     objective: str = "maximum_likelihood"
@@ -60,8 +63,9 @@ class Training:
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    schedule: Literal["constant", "cosine", "exponential", "plateau"] = "constant"
     warmup_steps: int = 0
+    decay_per_epoch: float = 0.99
     plateau_factor: float = 0.5
     plateau_patience: int = 10
     clip_norm: float | None = None
@@ -106,6 +110,7 @@ LEAST: dict[str, dict[str, float]] = {
         "adam_eps": 0.0,
         "weight_decay": 0.0,
         "warmup_steps": 0,
+        "decay_per_epoch": 0.0,
         "plateau_factor": 0.0,
         "plateau_patience": 1,
         "clip_norm": 0.0,

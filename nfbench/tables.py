@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -13,13 +13,13 @@ import rich.box
 import rich.table
 from tabulate import tabulate
 
-from nfbench.catalog import Table, load_table
+from nfbench.catalog import Extra, Table, load_table
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, records, write_atomic
 from nfbench.verdict import Entry, judge
-from nfbench.wording import DAGGER, MARKS, brief, dagger, line, mark, remarks
+from nfbench.wording import DAGGER, MARKS, brief, dagger, further, line, mark, remarks
 
 WORDS = (
     "row",
@@ -70,6 +70,7 @@ def build(name: str, root: Path | None = None) -> View:
             found.get((row, cell), []),
             multiple=table.ours_multiple,
             fingerprints=fingerprints,
+            extra=table.extra,
         )
         for row in table.rows
         for cell in table.cells(row)
@@ -194,6 +195,8 @@ def meaning(view: View) -> Iterator[str]:
         groups.setdefault(what, []).append(column.heading)
     for what, headings in groups.items():
         yield f"{', '.join(headings)}: {what}."
+    for name, extra in view.table.extra.items():
+        yield f"{extra.heading}: `{name}`{f' in {extra.unit}' if extra.unit else ''}."
     yield f"Ours is the mean over the seeds. ± test points: {view.table.uncertainty.ours}."
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
@@ -225,12 +228,22 @@ def overview(view: View) -> list[dict[str, str]]:
             column.heading: brief(shown[row, cell]) if (row, cell) in shown else ""
             for cell, column in view.table.columns.items()
         }
+        | summed_up([e for e in view.entries if e.experiment.row == row], view.table.extra)
         for row in view.table.rows
         if row in titles
     ]
 
 
+def summed_up(entries: Sequence[Entry], extra: Mapping[str, Extra]) -> dict[str, str]:
+    """The further numbers of a row, heading -> text: those of its cells, one after another."""
+    rows = [further(entry, extra) for entry in entries]
+    headings = [each.heading for each in extra.values()]
+    return {heading: " / ".join(row[heading] or "·" for row in rows) for heading in headings}
+
+
 def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:
     """One line a cell, heading -> text; `exact` for numbers in full."""
-    shown = partial(line, notes=view.notes, published=view.published, exact=exact)
+    shown = partial(
+        line, notes=view.notes, extra=view.table.extra, published=view.published, exact=exact
+    )
     return [shown(entry) for entry in view.entries]

@@ -1,7 +1,7 @@
 """What the records of a cell say beside the published number."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -38,7 +38,8 @@ class Entry:
     """One cell of a row: our mean over seeds, what it is uncertain by, and the verdict.
 
     `points` is the +- over test points, `seeds` the standard deviation over the seeds (none for
-    one seed), both in the unit of the column.
+    one seed), both in the unit of the column; `extra` the means of further numbers, none where no
+    record has them.
     """
 
     experiment: Experiment
@@ -51,6 +52,7 @@ class Entry:
     verdict: str
     audited: Audited | None = None
     failures: tuple[str, ...] = ()
+    extra: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:
@@ -66,8 +68,9 @@ def judge(
     *,
     multiple: float,
     fingerprints: Mapping[str, Mapping[str, str]],
+    extra: Collection[str] = (),
 ) -> Entry:
-    """The entry of one cell, from the records of all its seeds.
+    """The entry of one cell, from the records of all its seeds, with the further numbers named.
 
     Stale records count only where there is no other; a failed one gives no number, and is told.
     `fingerprints` are those known of a data set, by the source it is read from; what is not known
@@ -100,6 +103,7 @@ def judge(
         verdict=verdict,
         audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
+        extra={name: mean_of(counted, name) for name in extra},
     )
 
 
@@ -164,9 +168,36 @@ def metric(record: Record, name: str) -> float:
     """
     value = record.metrics.get(name)
     if value is None:
-        place = f"{record.table}/{record.row}/{record.cell}/{record.seed}"
-        raise UsageError(f"{place}: its record has no {name}{hint(name, record.metrics)}")
+        raise lacks(record, name, record.metrics)
     return float(value)
+
+
+def lacks(record: Record, name: str, known: Collection[str]) -> UsageError:
+    """An error to raise where a record has no number of a name."""
+    place = f"{record.table}/{record.row}/{record.cell}/{record.seed}"
+    return UsageError(f"{place}: its record has no {name}{hint(name, known)}")
+
+
+def mean_of(records: Sequence[Record], name: str) -> float | None:
+    """The mean of a further number over those of some records that have it; none if none has."""
+    found = [further(record, name) for record in records]
+    return fmean(known) if (known := [value for value in found if value is not None]) else None
+
+
+def further(record: Record, name: str) -> float | None:
+    """A metric of a record, or a number of its speed or model; none where it was not measured.
+
+    Raises:
+        UsageError: the record has no number of this name.
+    """
+    section, _, key = name.partition("/")
+    values = {"speed": record.speed, "model": record.model}.get(section)
+    if values is None:
+        values, key = record.metrics, name
+    if key not in values and section != "speed":  # which may have failed to be measured
+        raise lacks(record, name, values)
+    value = values.get(key)
+    return None if value is None else float(value)
 
 
 def is_stale(

@@ -1,9 +1,9 @@
 """From an entry to the words and numbers that a table shows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from nfbench.catalog import Column
+from nfbench.catalog import Column, Extra
 from nfbench.verdict import SOUND, Entry
 
 MARKS = {
@@ -42,7 +42,14 @@ def brief(entry: Entry) -> str:
     return " ".join(filter(None, [ours, mark(entry), paper]))
 
 
-def line(entry: Entry, notes: Sequence[str], *, published: bool, exact: bool) -> dict[str, str]:
+def line(
+    entry: Entry,
+    notes: Sequence[str],
+    extra: Mapping[str, Extra],
+    *,
+    published: bool,
+    exact: bool,
+) -> dict[str, str]:
     """One entry, heading -> text; columns of the paper only where something is published."""
     show = partial(number, entry.column, exact=exact)
     reported = entry.experiment.reported
@@ -60,10 +67,19 @@ def line(entry: Entry, notes: Sequence[str], *, published: bool, exact: bool) ->
         "± seeds": show(entry.seeds),
         "seeds": str(entry.n_seeds or ""),
         **(paper if published else {}),
+        **further(entry, extra, exact=exact),
         "verdict": entry.verdict,
         "likelihood": entry.likelihood,
         **checks(entry),
         "notes": ", ".join(map(str, cited)),
+    }
+
+
+def further(entry: Entry, extra: Mapping[str, Extra], *, exact: bool = False) -> dict[str, str]:
+    """The further numbers of an entry, heading -> text."""
+    return {
+        each.heading: number(each, entry.extra.get(name), exact=exact)
+        for name, each in extra.items()
     }
 
 
@@ -80,7 +96,9 @@ def checks(entry: Entry) -> dict[str, str]:
     }
 
 
-def number(column: Column, value: float | None, *, sign: str = "-", exact: bool = False) -> str:
+def number(
+    column: Column | Extra, value: float | None, *, sign: str = "-", exact: bool = False
+) -> str:
     """A value to the decimals of its column, or in full if `exact`; None is empty."""
     if value is None:
         return ""

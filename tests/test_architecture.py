@@ -76,11 +76,12 @@ TORCH = {
     "audit": "density distributions flows transforms",
     "latent": "audit density flows transforms",
     "pictures": "data.base density flows latent signals",
+    "speed": "density signals",
     "evaluation": "data.base density errors flows metrics module",
     "build": "config data data.base density errors flows module objectives schedule sections"
     " selection transforms",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
-    " module pictures provenance record signals",
+    " module pictures provenance record signals speed",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",

@@ -132,7 +132,7 @@ def test_overrides_are_kept_as_they_were_understood(edit: Edit) -> None:
         (
             "learning_rate: 1",
             "schedule: cosin",
-            "training.schedule: expected 'constant' or 'cosine' or 'plateau'",
+            "training.schedule: expected 'constant' or 'cosine' or 'exponential' or 'plateau'",
         ),
         ("name: maf", "name: mafs", "flow.name: unknown flow 'mafs'; did you mean 'maf'?"),
         ("name: maf, ", "", "flow.name: missing"),

@@ -73,10 +73,16 @@ def test_the_cosine_falls_from_the_peak_to_zero() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
+def test_the_exponential_falls_by_its_factor_after_each_epoch() -> None:
+    schedule = make(learning_rate=2.0, shape="exponential", decay_per_epoch=0.5)
+    rates = [schedule.rate(step) for step in range(35)]
+    assert rates == [2.0] * 10 + [1.0] * 10 + [0.5] * 10 + [0.25] * 5
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"shape": "cosin"}, "constant, cosine, plateau; got 'cosin'"),
+        ({"shape": "cosin"}, "constant, cosine, exponential, plateau; got 'cosin'"),
         ({"shape": "cosine", "max_steps": None}, "max_steps"),
         ({"validate_every": 0}, "training.validate_every: expected a positive number of steps"),
         ({"chunk": 0}, "training.chunk: expected a positive number of steps"),

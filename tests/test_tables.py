@@ -62,6 +62,7 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
         "test/log_likelihood_se": changes.get("se", 0.001),
         "test/bits_per_dim": value,
         "test/n": 100,
+        **changes.get("metrics", {}),
     }
     failure = changes.get("failure")
     return Record(
@@ -80,7 +81,7 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
         metrics={} if failure else metrics,
         likelihood={"kind": "exact"},
         audit={},
-        speed={},
+        speed=changes.get("speed", {}),
         model={"n_parameters": 1, "best_step": 1, "steps": 1, "stop_reason": "max_steps"},
         data={
             "name": experiment.data.name,
@@ -344,3 +345,83 @@ def test_setting_that_is_newer_than_the_record_does_not_make_it_stale(
 ) -> None:
     layers = load("small/maf_5", "moons", root=root).flow["layers"]
     assert judged(config={"flow": {"name": "maf", "layers": layers}}).verdict == "reproduced"
+
+
+EXTRA = """
+extra:
+  val/bits_per_dim: {heading: Validation, unit: bits/dim, decimals: 3}
+  speed/sample_ms: {heading: Sampling, unit: ms, decimals: 1}
+  model/n_parameters: {heading: Parameters, decimals: 0}
+"""
+VALUES = {"metrics": {"val/bits_per_dim": 1.25}, "speed": {"sample_ms": 20.0}}
+
+
+@pytest.fixture
+def with_extra(root: Path) -> Path:
+    file = root / "experiments" / "small" / "table.yaml"
+    file.write_text(TABLE + EXTRA)
+    return root
+
+
+def test_further_numbers_are_shown_of_each_cell_and_of_each_row(with_extra: Path) -> None:
+    for seed, value in enumerate((1.25, 1.35)):
+        changes = VALUES | {"metrics": {"val/bits_per_dim": value}}
+        record.write(make(with_extra, "maf_5", "moons", seed=seed, **changes), with_extra)
+    view = tables.build("small", with_extra)
+    line = tables.lines(view)[2]
+    assert list(line)[8:12] == ["gap", "Validation", "Sampling", "Parameters"]
+    assert [line[key] for key in ("Validation", "Sampling", "Parameters")] == [
+        "1.300",
+        "20.0",
+        "1",
+    ]
+    assert tables.lines(view, exact=True)[2]["Validation"] == "1.3"
+    assert tables.lines(view)[0]["Validation"] == ""
+    rows = {row[""]: row for row in tables.overview(view)}
+    assert rows["MAF (5)"]["Validation"] == "1.300 / ·"
+    assert rows["Gaussian"]["Parameters"] == "· / ·"
+    page = tables.markdown(view)
+    assert "- Validation: `val/bits_per_dim` in bits/dim.\n" in page
+    assert "- Parameters: `model/n_parameters`.\n" in page
+
+
+def test_further_numbers_change_no_other(root: Path) -> None:
+    record.write(make(root, "maf_5", "moons", **VALUES), root)
+    before = tables.lines(tables.build("small", root))
+    file = root / "experiments" / "small" / "table.yaml"
+    file.write_text(TABLE + EXTRA)
+    after = tables.lines(tables.build("small", root))
+    headings = ("Validation", "Sampling", "Parameters")
+    assert [{k: v for k, v in line.items() if k not in headings} for line in after] == before
+
+
+def test_a_time_that_was_not_measured_is_empty_and_a_number_that_is_none_is_told(
+    with_extra: Path,
+) -> None:
+    record.write(
+        make(with_extra, "maf_5", "moons", metrics={"val/bits_per_dim": None}), with_extra
+    )
+    line = tables.lines(tables.build("small", with_extra))[2]
+    assert (line["Validation"], line["Sampling"]) == ("", "")
+    file = with_extra / "experiments" / "small" / "table.yaml"
+    for wrong, known in (
+        ("val/bits_per_dims", "val/bits_per_dim"),
+        ("model/n_parameter", "n_parameters"),
+    ):
+        file.write_text(TABLE + f"extra: {{{wrong}: {{heading: Wrong}}}}")
+        with pytest.raises(UsageError, match=f"has no {wrong}; did you mean '{known}'"):
+            tables.build("small", with_extra)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("extra: {val/n: 3}", "extra.val/n: expected a mapping, got 3"),
+        ("extra: {val/n: {unit: rows}}", "extra.val/n.heading: missing"),
+        ("extra: {val/n: {heading: Rows, decimal: 1}}", "extra.val/n.decimal: unknown key"),
+    ],
+)
+def test_further_numbers_have_a_heading(root: Path, extra: str, message: str) -> None:
+    (root / "experiments" / "small" / "table.yaml").write_text(TABLE + extra)
+    with pytest.raises(UsageError, match=message):
+        tables.build("small", root)

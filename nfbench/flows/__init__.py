@@ -3,6 +3,7 @@
 from .gaussian import gaussian
 from .glow import glow, glow_image
 from .iaf import iaf
+from .lippe2021 import lippe_image
 from .maf import made, made_mog, maf, maf_mog
 from .nice import nice
 from .nsf import nsf, nsf_image
@@ -22,6 +23,7 @@ FLOWS = {
     "realnvp_image": realnvp_image,
     "glow": glow,
     "glow_image": glow_image,
+    "lippe_image": lippe_image,
     "nsf": nsf,
     "nsf_image": nsf_image,
     "planar": planar,
