@@ -21,6 +21,7 @@ from nfbench.transforms.variational import VariationalDequantize
 
 N_ROWS = 16
 N_SAMPLES = 1000
+NUMBERS_AT_ONCE = 2**20  # dimensions times rows of a batch of these
 MAX_JACOBIAN = 1024  # dimensions; above it the Jacobian costs more than the run
 GRID_POINTS, GRID_REACH = 256, 0.25  # reach: how far beyond the data, as a part of their range
 # Of the preprocessing: what makes of integers others, and of these real numbers.
@@ -139,11 +140,15 @@ def sample_log_prob_error(part: Audited) -> float:
 
 def calibration(model: DensityModel, x: Tensor) -> Audit:
     """How far the log-likelihoods of samples are distributed from those of data."""
-    samples = model.sample(len(x))
+    n_each = max(1, NUMBERS_AT_ONCE // x[0].numel())
+    samples = torch.cat([model.sample(len(rows)) for rows in x.split(n_each)])
     finite = samples[samples.isfinite().flatten(1).all(1)]
     distance = None
     if len(finite):
-        found = [model.log_prob(rows).cpu().numpy() for rows in (x, finite.to(x.dtype))]
+        found = [
+            torch.cat([model.log_prob(each) for each in rows.split(n_each)]).cpu().numpy()
+            for rows in (x, finite.to(x.dtype))
+        ]
         distance = float(ks_2samp(*found, method="asymp").statistic)
     return {
         "sample_calibration": distance,

@@ -97,6 +97,11 @@ def preprocessing(settings: Preprocess, dataset: Dataset) -> list[Transform]:
                 "preprocess.logit: expected data in [0, 1), got continuous data of unknown range"
             )
         parts.append(Logit(settings.logit, form=settings.logit_form))
+    elif settings.logit_form != Preprocess.logit_form:
+        raise ValueError(
+            f"preprocess.logit_form: without preprocess.logit there is none, got "
+            f"{settings.logit_form!r}"
+        )
     if settings.scale != 1 or settings.shift != 0:
         parts.append(Rescale(settings.scale, settings.shift))
     return parts
@@ -174,6 +179,13 @@ def build_module(
         known = ", ".join(OBJECTIVES)
         raise UsageError(
             f"training.objective: expected one of {known}; got {training.objective!r}"
+        )
+    running = any(getattr(m, "keeps_running_statistics", False) for m in model.modules())
+    if running and training.ema_decay is not None:
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: training.ema_decay: expected null, as the "
+            "running statistics of this flow are not those of averaged weights; got "
+            f"{training.ema_decay}"
         )
     plateau = training.schedule == "plateau"
     selection = Selection(

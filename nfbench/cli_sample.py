@@ -16,7 +16,7 @@ import click
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**63 - 1),
     help="Of the noise and of the choice of test images.",
 )
 @click.option("--label", type=int, help="Samples of this class, of a flow that is given labels.")

@@ -233,7 +233,7 @@ def reconstructed(codec: Codec, x: Tensor, request: Request) -> Page:
         f"{len(x)} test images, from noise again, and the difference times {factor}; at most "
         f"{largest:.2g} of the range of a pixel, {n_wrong} of {real.numel()} rounded otherwise"
     )
-    name = f"reconstruction-x{factor}-s{request.seed}"
+    name = f"reconstruction-s{request.seed}"
     return Page(name, np.concatenate(rows), len(x), remark)
 
 

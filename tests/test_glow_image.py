@@ -16,6 +16,11 @@ from nfbench.nets.first_batch import FirstBatch
 from nfbench.nets.glow_net import convolve
 from nfbench.transforms.base import Compose
 from nfbench.transforms.conv1x1 import NormalizedConv1x1
+from nfbench.transforms.multiscale import MultiScale, Split
+from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.per_pixel import PerPixel
+from nfbench.transforms.reversible import Reversible
+from nfbench.transforms.running_norm import RunningNorm
 from nfbench.transforms.squeeze import Squeeze
 
 SHAPE = (3, 16, 16)
@@ -236,6 +241,33 @@ def test_unknown_settings_are_refused(arguments: dict[str, str], message: str) -
     build: Callable[..., Flow] = small
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+def test_parts_that_take_statistics_from_the_batch_cannot_be_recomputed() -> None:
+    with pytest.raises(ValueError, match="got a RunningNorm"):
+        Reversible([Compose([RunningNorm(3, torch.ones(1, 4, 4))])])
+
+
+def test_passes_of_a_sample_count_the_priors_of_what_was_split_off() -> None:
+    transform = small(levels=2, steps=3).transform
+    assert (transform.passes, transform.inverse_passes) == (6, 7)
+    assert small(levels=2, steps=3, split_prior=False).transform.inverse_passes == 6
+
+
+def test_a_flow_needs_a_level() -> None:
+    with pytest.raises(ValueError, match="levels: expected at least 1, got 0"):
+        small(levels=0)
+
+
+def test_levels_are_calibrated_on_what_is_left_of_the_data() -> None:
+    first = Compose([Squeeze(), PerPixel(BatchNorm(4))])
+    last = Compose([Squeeze(), PerPixel(BatchNorm(8))])
+    transform = MultiScale([first, last], [(4, 4, 4), (8, 2, 2)], [Split()]).eval()
+    x = 5 * torch.randn(64, 1, 8, 8) + 3
+    z = transform.calibrate(x)
+    torch.testing.assert_close(z, transform(x)[0])
+    torch.testing.assert_close(z.mean(), torch.tensor(0.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(z.std(), torch.tensor(1.0), rtol=1e-2, atol=0)
 
 
 def test_copies_are_independent() -> None:

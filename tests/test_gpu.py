@@ -12,7 +12,7 @@ from torch import Tensor
 from nfbench.config import load
 from nfbench.flows.flow import Flow
 from nfbench.inspection import inspect
-from nfbench.run import run
+from nfbench.run import run, torch_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -85,6 +85,17 @@ def test_flows_of_images_agree_with_the_cpu(name: str, n_context: int) -> None:
         found.append([log_prob.detach(), *back, *gradients])
     for on_cpu, on_gpu in zip(*found, strict=True):
         close(on_gpu, on_cpu)
+
+
+def test_likelihoods_of_images_are_no_less_than_float32() -> None:
+    """TF32 would move them by hundredths of nats."""
+    torch_device("cuda")
+    flow = images.FLOWS["glow_image"]((3, 16, 16), levels=2, steps=4, hidden=64)
+    images.disturb(images.settled(flow.transform), 0.05)
+    x = torch.randn(32, 3, 16, 16)
+    exact = flow.double().eval().log_prob(x.double())
+    found = flow.float().cuda().log_prob(x.cuda()).cpu().double()
+    assert (found - exact).abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("name", ["glow_image_reversible", "realnvp_image_bfloat16"])

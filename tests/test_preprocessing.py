@@ -313,6 +313,11 @@ def test_pixels_on_an_interval_twice_as_long_have_half_the_density() -> None:
         (Preprocess(bits=5), None, "bits: continuous data need null, got 5"),
         (Preprocess(logit=0.05), None, "logit: expected data in"),
         (Preprocess(dequantize="uniform", bits=9), 256, "bits: expected"),
+        (
+            Preprocess(dequantize="uniform", logit_form="one_sided"),
+            256,
+            "without preprocess.logit",
+        ),
     ],
 )
 def test_preprocessing_that_the_data_cannot_have_is_refused(

@@ -27,6 +27,14 @@ ROWS = {
     "batch_norm": MAF_EVERY_20,
     "dequantized": changed(MAF_EVERY_20, preprocess={"dequantize": "uniform", "logit": 0.05})
     | {"cells": {"digits": {}}},
+    "images": {
+        "title": "Images",
+        "flow": {"name": "glow_image", "levels": 2, "steps": 1, "hidden": 4},
+        "preprocess": {"dequantize": "variational", "dequantizer_layers": 2, "shift": 0.5},
+        "data": {"batch_size": 20, "condition": "label", "augment": ["flip", "shift"]},
+        "training": {"max_steps": 160, "validate_every": 20, "chunk": 3},
+        "cells": {"digits": {}},
+    },
     "averaged": changed(
         MAF_EVERY_20,
         training={

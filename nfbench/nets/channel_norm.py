@@ -14,6 +14,7 @@ class ChannelNorm(nn.Module):
     these are used in evaluation. Without ``gain`` g is 1.
     """
 
+    keeps_running_statistics = True
     mean: Tensor
     var: Tensor
 

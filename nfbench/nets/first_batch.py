@@ -46,7 +46,9 @@ class FirstBatch(nn.Module):
     def set_from(self, x: Tensor) -> None:
         """Set s and b from the batches (B, features, *space) of all processes."""
         rows = x.detach().transpose(0, 1).flatten(1).double()
-        sums = torch.stack([torch.ones_like(rows).sum(1), rows.sum(1), rows.square().sum(1)])
+        sums = torch.stack(
+            [rows.new_full((len(rows),), rows.shape[1]), rows.sum(1), rows.square().sum(1)]
+        )
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         n, total, squares = sums.unbind(0)

@@ -56,6 +56,8 @@ class MultiScale(Transform):
         splits: Sequence[Split],
     ) -> None:
         super().__init__()
+        if not levels:
+            raise ValueError("levels: expected at least 1, got 0")
         if not len(levels) == len(shapes) == len(splits) + 1:
             raise ValueError(
                 "MultiScale: expected as many shapes as levels and one split less, got "
@@ -64,7 +66,9 @@ class MultiScale(Transform):
         self.levels, self.splits = nn.ModuleList(levels), nn.ModuleList(splits)
         self.likelihood = weakest(level.likelihood for level in levels)
         self.passes = sum(level.passes for level in levels)
-        self.inverse_passes = sum(level.inverse_passes for level in levels)
+        # What was split off a level waits for its prior before the level can be undone.
+        n_priors = sum(split.prior is not None for split in splits)
+        self.inverse_passes = sum(level.inverse_passes for level in levels) + n_priors
         halves = [(c // 2, h, w) for c, h, w in shapes[:-1]]
         self.shapes = [*halves, shapes[-1]]
         self.sizes = [c * h * w for c, h, w in self.shapes]
@@ -99,6 +103,19 @@ class MultiScale(Transform):
             x, log_det = level.inverse(x, context)  # type: ignore[operator]
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(0)
+
+    @torch.no_grad()
+    def calibrate(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+    ) -> Tensor:
+        """Calibrate each level on what the levels before it have left of the training set."""
+        noise = []
+        for level, split in zip(self.levels, [*self.splits, None], strict=True):
+            x = level.calibrate(x, context, batch_size)  # type: ignore[operator]
+            if split is not None:
+                x, out, _ = split(x)
+                noise.append(out.flatten(1))
+        return torch.cat([*noise, x.flatten(1)], dim=1)
 
     def unflatten(self, z: Tensor) -> list[Tensor]:
         """The noise (B, D) of each level as images, channels last in memory."""

@@ -15,6 +15,7 @@ class BatchNorm(Transform):
     section 3.3 and authors' code). A density in training mode is not a density of single points.
     """
 
+    inverts_in_training = False
     mean: Tensor
     var: Tensor
 

@@ -1,5 +1,6 @@
 """Training in memory that does not grow with depth: activations are recomputed by the inverse."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,9 +15,21 @@ class Reversible(Compose):
 
     Backwards, the input of each part is its inverse at its output, and only then does autograd see
     that one part (Gomez et al. 2017): one more inverse and one more forward for memory of a single
-    part. The gradients are those of ``Compose`` up to the rounding of the inverses. A part must
-    give in training the inverse of its own forward, which batch norm and dropout do not.
+    part. The gradients are those of ``Compose`` up to the rounding of the inverses, which nets in
+    bfloat16 make larger. Dropout in a net would be drawn anew: there must be none.
+
+    Raises:
+        ValueError: if a part's inverse in training does not undo its forward, as batch norm's.
     """
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        super().__init__(transforms)
+        for module in self.modules():
+            if isinstance(module, Transform) and not module.inverts_in_training:
+                raise ValueError(
+                    "Reversible: expected parts whose inverse undoes them in training, got a "
+                    f"{type(module).__name__}"
+                )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data (B, *event) to noise; return the noise and log|det dz/dx| (B,)."""
@@ -36,7 +49,7 @@ class Recompute(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Noise and log-determinants of all parts, without a graph."""
         z, log_det = Compose.forward(chain, x, context)
-        ctx.chain, ctx.parameters, ctx.training = chain, parameters, chain.training
+        ctx.chain, ctx.parameters = chain, parameters
         ctx.save_for_backward(z, *([] if context is None else [context]))
         return z, log_det
 

@@ -20,6 +20,8 @@ class RunningNorm(Transform):
         mapped: p, of a shape that fits (C, H, W).
     """
 
+    inverts_in_training = False
+    keeps_running_statistics = True
     mean: Tensor
     var: Tensor
     mapped: Tensor
