@@ -64,16 +64,25 @@ class RealNVPNet(nn.Module):
         h = self.first(self.both_signs(x))
         if self.embed is not None:
             h = h + self.embed(context)[..., None, None]
-        first_skip, *skips = self.skips
-        total = first_skip(h)
-        for block, skip in zip(self.blocks, skips, strict=True):
+        hidden = [h]
+        for block in self.blocks:
             h = block(h)
-            total += skip(h)
-        shift, raw = self.last(self.activate(total)).chunk(2, dim=1)
+            hidden.append(h)
+        shift, raw = self.last(self.activate(self.skip(hidden))).chunk(2, dim=1)
         log_scale = self.rescaling * torch.tanh(raw)
         if self.rescaling_shift is not None:
             log_scale = log_scale + self.rescaling_shift
         return shift, log_scale
+
+    def skip(self, hidden: list[Tensor]) -> Tensor:
+        """The sum of the 1x1 convolutions of images (B, features, H, W), product by product."""
+        n, c, h, w = hidden[0].shape
+        convs = [conv for conv in self.skips if isinstance(conv, WeightNormConv)]
+        total = torch.stack([conv.get_parameter("bias") for conv in convs]).sum(0)
+        for image, conv in zip(hidden, convs, strict=True):
+            pixels = image.movedim(1, -1).reshape(-1, c)
+            total = torch.addmm(total, pixels, conv.normalized[:, :, 0, 0].t())
+        return total.view(n, h, w, c).movedim(-1, 1)
 
     def both_signs(self, x: Tensor) -> Tensor:
         """relu([h, -h, mask]) for the normalized input h, channels last in memory."""

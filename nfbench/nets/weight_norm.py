@@ -15,6 +15,8 @@ class WeightNormConv(nn.Module):
     without ``magnitude`` g is 1 and not trained (authors' code of Dinh et al. 2016).
     """
 
+    magnitude: Tensor
+
     def __init__(
         self, n_in: int, n_out: int, kernel: int, *, bias: bool = True, magnitude: bool = False
     ) -> None:
@@ -24,12 +26,17 @@ class WeightNormConv(nn.Module):
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
         start = bound * kernel * math.sqrt(n_in / 12)
-        self.magnitude = nn.Parameter(torch.full((n_out,), start)) if magnitude else None
+        if magnitude:
+            self.magnitude = nn.Parameter(torch.full((n_out,), start))
+        else:
+            self.register_buffer("magnitude", torch.ones(n_out), persistent=False)
+
+    @property
+    def normalized(self) -> Tensor:
+        """g v / |v|, of the shape of v, by the one operation that torch has for it."""
+        weight: Tensor = torch._weight_norm(self.weight, self.magnitude.view(-1, 1, 1, 1), 0)
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, n_in, H, W)."""
-        gain = self.weight.square().sum((1, 2, 3)).rsqrt()
-        if self.magnitude is not None:
-            gain = gain * self.magnitude
-        weight = self.weight * gain.view(-1, 1, 1, 1)
-        return F.conv2d(x, weight, self.bias, padding=self.weight.shape[-1] // 2)
+        return F.conv2d(x, self.normalized, self.bias, padding=self.weight.shape[-1] // 2)
