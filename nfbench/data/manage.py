@@ -16,7 +16,10 @@ from .files import peek
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a data set on this machine; `n_bytes` on disk, 0 for generated sets."""
+    """The state of a data set on this machine; `n_bytes` on disk, 0 for generated sets.
+
+    `where` names its first file, from the data root on, and counts the others.
+    """
 
     name: str
     title: str
@@ -44,9 +47,10 @@ def status(name: str, root: Path | None = None) -> Status:
     try:
         source = dataset.find(root)
     except MissingDataError:
-        return Status(*row, "missing", str(dataset.sources[0].paths(root)[0]), 0)
-    paths = source.paths(root)
-    where, n_bytes = " + ".join(map(str, paths)), sum(path.stat().st_size for path in paths)
+        return Status(*row, "missing", dataset.sources[0].names[0], 0)
+    paths, where = source.paths(root), source.names[0]
+    where += f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    n_bytes = sum(path.stat().st_size for path in paths)
     try:
         for path in paths:
             peek(path)
