@@ -1,11 +1,18 @@
 """Real NVP for images: its nets, its batch norm, which pixels go where, and its density."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import write_table
 from oracles import check_contract, check_gradients, close, randomize, through_file
 from torch import Tensor, nn
 
+from nfbench.build import build_model, build_module, build_schedule
+from nfbench.config import load
+from nfbench.data import DATA
+from nfbench.errors import UsageError
 from nfbench.flows.flow import Flow
 from nfbench.flows.realnvp import realnvp_image
 from nfbench.nets.channel_norm import ChannelNorm
@@ -356,3 +363,17 @@ def test_a_context_is_checked() -> None:
     with pytest.raises(ValueError, match="this flow is conditional"):
         flow.log_prob(x)
     assert not torch.allclose(*(flow.log_prob(x, torch.full((2, 2), c)) for c in (0.0, 1.0)))
+
+
+def test_averaged_weights_beside_running_statistics_are_refused(tmp_path: Path) -> None:
+    row = {
+        "title": "Real NVP",
+        "flow": {"name": "realnvp_image", "scales": 2, "blocks": 1, "features": 2},
+        "preprocess": {"dequantize": "uniform"},
+        "training": {"max_steps": 1, "ema_decay": 0.9},
+        "cells": {"digits": {}},
+    }
+    experiment = load("tiny/row", "digits", root=write_table(tmp_path, row=row))
+    model = build_model(experiment, DATA["digits"])
+    with pytest.raises(UsageError, match=r"ema_decay: expected null.*running statistics"):
+        build_module(experiment, model, build_schedule(experiment, 10))
