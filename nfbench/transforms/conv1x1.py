@@ -29,7 +29,8 @@ class Conv1x1(Transform):
         if factors not in ("full", "lu"):
             raise ValueError(f"factors: expected full or lu, got {factors!r}")
         self.factors = factors
-        rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
+        # Row after row in memory, as it is when read from a file: products round by the layout.
+        rotation = torch.linalg.qr(torch.randn(channels, channels))[0].contiguous()
         if factors == "full":
             self.weight = nn.Parameter(rotation)
             return
@@ -37,7 +38,7 @@ class Conv1x1(Transform):
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
-        self.lower_upper = nn.Parameter(lower.tril(-1) + upper.triu(1))
+        self.lower_upper = nn.Parameter((lower.tril(-1) + upper.triu(1)).contiguous())
         self.log_scale = nn.Parameter(diagonal.abs().log())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
