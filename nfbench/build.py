@@ -1,4 +1,9 @@
-"""From an experiment to the objects it names: data, model, schedule, module."""
+"""From an experiment to the objects it names: data, model, schedule, objective, module."""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,10 +17,12 @@ from nfbench.flows import FLOWS, IMAGE_FLOWS
 from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.module import DensityModule
-from nfbench.objectives import OBJECTIVES
+from nfbench.objectives import CHECKS, OBJECTIVES, Objective
+from nfbench.record import find_root
 from nfbench.schedule import Schedule
-from nfbench.sections import Preprocess
+from nfbench.sections import Preprocess, Training
 from nfbench.selection import Selection
+from nfbench.teacher import load_teacher
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
@@ -166,20 +173,67 @@ def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
     )
 
 
+def build_objective(
+    experiment: Experiment, model: DensityModel, root: Path | None = None
+) -> Objective:
+    """The objective of the experiment with the settings that it takes.
+
+    Raises:
+        UsageError: if there is no such objective, if it cannot train this model, if a setting is
+            that of another, or if the run of its teacher is missing.
+    """
+    training = experiment.training
+    name = training.objective
+    if name not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise UsageError(f"training.objective: expected one of {known}; got {name!r}")
+    taken = objective_settings(OBJECTIVES[name])
+    where = f"{experiment.table}/{experiment.row}: training"
+    for other in OBJECTIVES.values():
+        for key in objective_settings(other):
+            value, default = getattr(training, key), getattr(Training, key)
+            if key not in taken and value != default:
+                raise UsageError(
+                    f"{where}.{key}: expected {default}, as {name} does not take it; got {value}"
+                )
+    settings: dict[str, Any] = {key: getattr(training, key) for key in taken}
+    if settings.get("teacher") is not None:
+        settings["teacher"] = load_teacher(experiment, model, root or find_root())
+    try:
+        CHECKS.get(name, accept)(model, **settings)
+    except ValueError as error:
+        flow = experiment.flow["name"]
+        raise UsageError(f"{where}.objective: {name} of flow {flow!r}: {error}") from error
+    return partial(OBJECTIVES[name], **settings) if settings else OBJECTIVES[name]
+
+
+def objective_settings(objective: Objective) -> list[str]:
+    """The settings of training that an objective takes: its keyword-only arguments."""
+    parameters = inspect.signature(objective).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+
+def accept(model: DensityModel) -> None:
+    """The check of an objective that trains any model."""
+
+
 def build_module(
-    experiment: Experiment, model: DensityModel, schedule: Schedule, *, compile: bool = False
+    experiment: Experiment,
+    model: DensityModel,
+    schedule: Schedule,
+    *,
+    compile: bool = False,
+    root: Path | None = None,
 ) -> DensityModule:
     """The LightningModule that trains the model as the experiment says, compiled if asked to.
 
+    The run of a teacher is looked for below the root.
+
     Raises:
-        UsageError: if there is no such objective or optimizer.
+        UsageError: if there is no such objective or optimizer, or not for this model.
     """
     training = experiment.training
-    if training.objective not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
-        raise UsageError(
-            f"training.objective: expected one of {known}; got {training.objective!r}"
-        )
+    objective = build_objective(experiment, model, root)
     running = any(getattr(m, "keeps_running_statistics", False) for m in model.modules())
     if running and training.ema_decay is not None:
         raise UsageError(
@@ -196,7 +250,7 @@ def build_module(
     try:
         return DensityModule(
             model,
-            OBJECTIVES[training.objective],
+            objective,
             schedule,
             selection,
             optimizer=training.optimizer,

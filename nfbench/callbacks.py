@@ -21,6 +21,7 @@ from rich.progress import (
 from nfbench import checkpoint
 from nfbench.config import same_settings
 from nfbench.errors import UsageError
+from nfbench.nfe import in_words, per_solve
 from nfbench.record import read_curve, write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
 
@@ -75,6 +76,8 @@ class Checkpoints(pl.Callback):
         for name, value in state["selection"].items():
             setattr(module.selection, name, value)
         module.step, module.optimizer_state = state["step"], state["optimizer"]
+        if module.nfe is not None:
+            module.nfe.resume(state["nfe"])
         self.seconds = state["seconds"]
         return True
 
@@ -142,6 +145,8 @@ class Checkpoints(pl.Callback):
             "step": module.step,
             "seconds": self.seconds + time.monotonic() - self.started,
         }
+        if module.nfe is not None:
+            state["nfe"] = module.nfe.state()
         checkpoint.save(self.last, state)
 
 
@@ -175,6 +180,9 @@ class Curve(pl.Callback):
             "val_log_likelihood_se": pl_module.summary.se,
             "learning_rate": pl_module.rate(),
         }
+        if pl_module.nfe is not None:
+            means = per_solve(pl_module.nfe.finished)
+            line |= {f"nfe_{phase}": value for phase, value in means.items()}
         self.losses = []
         kept = [earlier for earlier in read_curve(self.path) if earlier["step"] < pl_module.step]
         write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in [*kept, line]))
@@ -225,7 +233,9 @@ class ProgressBar(pl.Callback):
     ) -> None:
         """Show the chunk's mean."""
         if self.progress:
-            self.train = f"train {self.show(-outputs['losses'].mean().item()):.3f}"
+            assert isinstance(pl_module, DensityModule)
+            nfe = in_words(pl_module.nfe.chunk) if pl_module.nfe else ""
+            self.train = f"train {self.show(-outputs['losses'].mean().item()):.3f}{nfe}"
             self.refresh(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -235,11 +245,13 @@ class ProgressBar(pl.Callback):
             if self.progress:
                 self.refresh(pl_module)
             else:
+                nfe = in_words(pl_module.nfe.finished) if pl_module.nfe else ""
                 log.info(
-                    "%s: step %s, val %s",
+                    "%s: step %s, val %s%s",
                     self.label,
                     pl_module.step,
                     self.value(pl_module.summary.mean),
+                    nfe,
                 )
 
     def value(self, nats: float) -> str:

@@ -11,7 +11,7 @@ class FailedRunError(RuntimeError):
     Args:
         kind: the failure in a few words, for a table.
         message: what happened and what to try.
-        step: how many optimizer steps were taken.
+        step: how many optimizer steps were taken; None where they are not counted.
         batch: which batch it was.
         checkpoint: the last good checkpoint, below the root.
     """
@@ -21,7 +21,7 @@ class FailedRunError(RuntimeError):
         kind: str,
         message: str,
         *,
-        step: int,
+        step: int | None,
         batch: object = None,
         checkpoint: str | None = None,
     ) -> None:
@@ -33,3 +33,10 @@ class FailedRunError(RuntimeError):
             "batch": batch,
             "checkpoint": checkpoint,
         }
+
+
+class OdeError(FailedRunError):
+    """A differential equation that no solver gets to the end of; says where, and what to try."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("diverging ODE", message, step=None)

@@ -77,10 +77,17 @@ def importance_log_prob(model: DensityModel, rows: Tensor, batch_size: int, draw
     )
 
 
-def describe_likelihood(model: DensityModel) -> dict[str, object]:
-    """The section of a record on its likelihoods, with the draws of an importance-weighted one."""
+def describe_likelihood(module: DensityModule) -> dict[str, object]:
+    """The section of a record on its likelihoods.
+
+    It has the draws of an importance-weighted one, and how ODEs were solved, at what cost.
+    """
+    model = module.model
     draws = model.importance_draws if isinstance(model, Preprocessed) else 1
-    return {"kind": model.likelihood} | ({"draws": draws} if draws > 1 else {})
+    found: dict[str, object] = {"kind": model.likelihood}
+    if draws > 1:
+        found["draws"] = draws
+    return found if module.nfe is None else found | module.nfe.describe()
 
 
 def check(split: str, values: Tensor, n: int, step: int) -> None:

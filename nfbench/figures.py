@@ -151,6 +151,21 @@ def draw_curve(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> Non
         low, high = np.percentile(shown, 10), shown.max()
         margin = 0.08 * (high - low) or 1.0
         axis.set_ylim(max(shown.min(), low - (high - low)) - margin, high + margin)
+    against_steps(axis, title)
+
+
+def draw_nfe(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> None:
+    """Mean evaluations per solve, forward and backward, against steps; from zero on."""
+    steps = [line["step"] for line in curve]
+    for phase, color in (("forward", "tab:blue"), ("backward", "tab:orange")):
+        values = [line[f"nfe_{phase}"] for line in curve]
+        axis.plot(steps, values, color=color, linewidth=1.2, label=phase)
+    axis.set_ylim(bottom=0)
+    against_steps(axis, title)
+
+
+def against_steps(axis: Axes, title: str) -> None:
+    """The frame of lines against steps: a legend, thin axes, a title."""
     axis.tick_params(labelsize=LABEL, length=2)
     axis.set_xlabel("step", fontsize=LABEL, labelpad=1)
     axis.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nfbench.density import DensityModel
 from nfbench.flat import flatten, tie_gradients
 from nfbench.metrics import Summary, summarize
+from nfbench.nfe import NfeMeter, meter_of
 from nfbench.objectives import Objective
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
@@ -56,6 +57,7 @@ class DensityModule(pl.LightningModule):
 
     model: DensityModel
     weights: nn.Parameter  # all trained ones as one vector, once the optimizer is there
+    nfe: NfeMeter | None = None  # of a model with ODEs
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class DensityModule(pl.LightningModule):
         self.improved = False
         self.summary: Summary | None = None
         self.log_probs: list[Tensor] = []
+        self.nfe = meter_of(model)
         self.average: Tensor | None = None
         self.optimizer_state: dict[str, Any] | None = None
 
@@ -121,6 +124,8 @@ class DensityModule(pl.LightningModule):
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):
             raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
+        if self.nfe is not None:
+            self.nfe.end_chunk()
         return {"losses": losses}
 
     def optimize(self, optimizer: Any, x: Tensor, context: Tensor | None) -> Tensor:
@@ -165,6 +170,8 @@ class DensityModule(pl.LightningModule):
     def on_test_start(self) -> None:
         """Start collecting log-likelihoods."""
         self.begin_evaluation(TEST)
+        if self.nfe is not None:
+            self.nfe.begin_evaluation()
 
     def begin_evaluation(self, phase: int) -> None:
         """Forget earlier log-likelihoods; draw the same noise at every evaluation of a phase."""
@@ -175,13 +182,19 @@ class DensityModule(pl.LightningModule):
         """Collect the log-likelihood of each row, in nats."""
         self.log_probs.append(self.model.log_prob(x).double())
 
-    test_step = validation_step
+    def test_step(self, x: Tensor, batch_idx: int) -> None:
+        """Collect the log-likelihood of each row, in nats, and what it took to find it."""
+        self.validation_step(x, batch_idx)
+        if self.nfe is not None:
+            self.nfe.end_batch(len(x))
 
     def on_validation_epoch_end(self) -> None:
         """Compare with the best validation so far; stop at the end of the run or of patience."""
         self.summary = summarize(torch.cat(self.log_probs))
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.improved = self.selection.update(self.step, self.summary.mean)
+            if self.nfe is not None:
+                self.nfe.end_interval()
             self.trainer.should_stop = self.selection.exhausted or self.schedule.ends_at(self.step)
 
     def on_validation_end(self) -> None:

@@ -19,6 +19,7 @@ from nfbench.figures import (
     draw_difference,
     draw_grid,
     draw_images,
+    draw_nfe,
     draw_points,
     draw_stage,
     is_plane,
@@ -99,9 +100,11 @@ def overview(arrays: Arrays) -> Iterator[Panel]:
 
 
 def training(directory: Path) -> Iterator[Panel]:
-    """The curve of the training, if there was one."""
+    """The curve of the training, if there was one, and what solving ODEs took."""
     if curve := read_curve(directory / "curve.jsonl"):
         yield partial(draw_curve, curve=curve, title="mean log-likelihood (nats)")
+        if counted := [line for line in curve if "nfe_forward" in line]:
+            yield partial(draw_nfe, curve=counted, title="evaluations of the field per solve")
 
 
 def stages(arrays: Arrays) -> list[Panel]:

@@ -27,7 +27,7 @@ from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
 from nfbench.record import Record
 from nfbench.signals import StopRequest
-from nfbench.speed import Speed, measure
+from nfbench.speed import BATCH, Speed, measure
 
 log = logging.getLogger("nfbench")
 
@@ -96,7 +96,7 @@ def execute(
             f"training set, as {data.dataset.name} is not held in memory; batch_norm=false "
             "takes none, and flows of images keep running ones"
         )
-    module = build_module(experiment, model, schedule, compile=compile).to(device)
+    module = build_module(experiment, model, schedule, compile=compile, root=root).to(device)
     checkpoints = Checkpoints(
         record.run_dir(experiment, root),
         experiment.identity(),
@@ -111,13 +111,14 @@ def execute(
         metrics, checks, speed = test(module, data, checkpoints)
     except FailedRunError as error:
         failure = error.failure
+        failure["step"] = module.step if failure["step"] is None else failure["step"]
         log.error("%s", error)
     seconds = checkpoints.seconds + time.monotonic() - clock
     return Record(
         status="failed" if failure else "done",
         experiment=experiment.identity(),
         metrics=metrics,
-        likelihood=describe_likelihood(module.model),
+        likelihood=describe_likelihood(module),
         audit=checks,
         speed=speed,
         model=describe_model(module, failed=failure is not None),
@@ -197,6 +198,8 @@ def test(
     module.to(device).eval()
     with replacing(directory / "pictures.npz") as file:
         save_pictures(module.model, data, file)
+    if module.nfe is not None:
+        module.nfe.sample(BATCH)
     return metrics, audit(module.model, data.test), measure(module.model, data.test)
 
 
@@ -213,6 +216,7 @@ def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        inference_mode=False,  # in which no divergence of a field can be found by autograd
     )
 
 

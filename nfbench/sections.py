@@ -50,10 +50,18 @@ class Training:
     improvement, `chunk` the optimizer steps between two chunk ends; `decay_per_epoch` is that of
     the exponential schedule; `weight_decay` is added to the gradient (L2), not decoupled from it.
     The test likelihood of discrete data is that of one draw of noise; with more `importance_draws`
-    also the log of their mean likelihood, a tighter bound.
+    also the log of their mean likelihood, a tighter bound. The weights are those of the penalties
+    of `regularized_likelihood`; `sigma_min` is the size of the noise that flow matching leaves at
+    the data; `teacher` is the run that `reflow` takes its pairs from, TABLE/ROW[/CELL[/SEED]], or
+    the file of a checkpoint.
     """
 
     objective: str = "maximum_likelihood"
+    kinetic_weight: float = 0.0
+    jacobian_weight: float = 0.0
+    path_weight: float = 0.0
+    sigma_min: float = 0.0
+    teacher: str | None = None
     max_steps: int | None = None
     max_epochs: int | None = None
     validate_every: int | None = None
@@ -101,6 +109,10 @@ LEAST: dict[str, dict[str, float]] = {
     "data": {"batch_size": 1, "seed": 0},
     "preprocess": {"bits": 1, "dequantizer_layers": 1, "dequantizer_hidden": 1},
     "training": {
+        "kinetic_weight": 0.0,
+        "jacobian_weight": 0.0,
+        "path_weight": 0.0,
+        "sigma_min": 0.0,
         "max_steps": 0,
         "max_epochs": 1,
         "validate_every": 1,

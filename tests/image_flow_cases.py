@@ -1,5 +1,6 @@
 """Every flow of images in FLOWS at a size that a test can afford."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,6 +19,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "realnvp_image": {"scales": 2, "blocks": 1, "features": 3},
     "lippe_image": {"hidden": [3, 4, 4], "blocks": 1},
     "nsf_image": {"levels": 2, "steps": 1, "hidden": 4, "blocks": 1, "tail_bound": 6.0},
+    # Steps of a fixed size, whose error is that of rounding in so short a time.
+    "ffjord_image": {
+        "scales": 2,
+        "blocks": 1,
+        "hidden": (3,),
+        "T": 0.05,
+        "solver": "rk4",
+        "step_size": 0.04,
+        "gradient": "autograd",
+        "trace": "exact",
+    },
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "glow_image_additive": ("glow_image", {"coupling": "additive"}),
@@ -38,14 +50,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 NAMES = [*sorted(IMAGE_FLOWS), *VARIANTS]
 EVERY = pytest.mark.parametrize("name", NAMES)
-ALL = pytest.mark.parametrize(
-    ("name", "n_context"),
-    [
+# The exact divergence of convolutions is differentiated for each entry of a Jacobian: a minute for
+# images of this size. test_ffjord.py holds the smaller ones to the same.
+COSTLY_JACOBIANS = {"ffjord_image"}
+
+
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """These flows, without and with a context."""
+    chosen = [
         pytest.param(name, n, id=f"{name}{'-context' * bool(n)}")
-        for name in NAMES
+        for name in names
         for n in (0, N_CONTEXT)
-    ],
-)
+    ]
+    return pytest.mark.parametrize(("name", "n_context"), chosen)
+
+
+ALL = each(NAMES)
+WITH_JACOBIANS = each(name for name in NAMES if name not in COSTLY_JACOBIANS)
 
 
 def small(name: str, n_context: int = 0, shape: tuple[int, int, int] = SHAPE) -> Flow:

@@ -161,3 +161,41 @@ def test_the_papers_of_images_have_their_numbers() -> None:
 def test_the_nice_paper_has_its_number() -> None:
     """Dinh, Krueger, Bengio (2014), Figure 3: MNIST, SVHN, CIFAR-10."""
     assert reported("nice2014_fig3", "nice") == ([1980.50, 11496.55, 5371.78], [None] * 3)
+
+
+def test_the_ffjord_paper_has_its_numbers() -> None:
+    """Grathwohl et al. (2019), Table 2, nats with their sign turned, and Table 6."""
+    nats = [-0.46, -8.59, 14.92, 10.43, -157.40]
+    found = reported("ffjord2019_table2", "ffjord")
+    assert found == ([-value for value in nats], [0.01, 0.12, 0.08, 0.04, 0.19])
+    assert reported("ffjord2019_table2", "ffjord_multiscale") == ([0.99, 3.40], [None, None])
+    assert reported("ffjord2019_table2", "ffjord_short") == ([0.46], [0.01])
+    columns = load_table("ffjord2019_table2", ROOT).columns
+    directions = {cell: column.direction for cell, column in columns.items()}
+    assert [cell for cell in directions if directions[cell] == "lower"] == ["mnist", "cifar10"]
+
+
+def test_short_ffjord_is_the_long_one_solved_less_closely() -> None:
+    long, short = (
+        load(f"ffjord2019_table2/{row}", "power", root=ROOT) for row in ("ffjord", "ffjord_short")
+    )
+    assert long.reduced is None and short.reduced
+    solver = {"atol": 0, "rtol": 0, "gradient": ""}
+    assert {**long.flow, **solver} == {**short.flow, **solver}
+
+
+def test_networks_of_the_ffjord_paper_are_so_many_times_as_wide_as_the_data() -> None:
+    """Grathwohl et al. (2019), Table 4: activation, hidden layers, width / D, flows, batch."""
+    expected = {
+        "power": (6, "tanh", 3, 10, 5, 10000),
+        "gas": (8, "tanh", 3, 20, 5, 1000),
+        "hepmass": (21, "softplus", 2, 10, 10, 10000),
+        "miniboone": (43, "softplus", 2, 20, 1, 1000),
+        "bsds300": (63, "softplus", 3, 20, 2, 10000),
+    }
+    for cell, (dims, activation, n_layers, factor, blocks, batch) in expected.items():
+        experiment = load("ffjord2019_table2/ffjord", cell, root=ROOT)
+        flow = experiment.flow
+        assert flow["hidden"] == [factor * dims] * n_layers
+        assert (flow["activation"], flow["blocks"]) == (activation, blocks)
+        assert experiment.data.batch_size == batch

@@ -7,6 +7,7 @@ import pytest
 import torch
 from image_cases import IMAGE_CASES, SMALL
 from image_cases import coupling as image_coupling
+from ode_cases import ODE_CASES
 from oracles import (
     check_contract,
     check_gradients,
@@ -242,7 +243,7 @@ CASES: dict[type, list[Case]] = {
         ),
     ],
 }
-CASES |= IMAGE_CASES
+CASES |= IMAGE_CASES | ODE_CASES
 # Other events than those of the data: images become vectors, or other images.
 RESHAPING = Flatten | Squeeze | MultiScale
 # Not differentiable: their contract is in test_preprocessing.py and test_variational.py.

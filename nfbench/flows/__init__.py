@@ -1,5 +1,6 @@
 """Normalizing flows: one paper per file, each a short recipe over transforms."""
 
+from .ffjord import ffjord, ffjord_image
 from .gaussian import gaussian
 from .glow import glow, glow_image
 from .iaf import iaf
@@ -26,6 +27,8 @@ FLOWS = {
     "lippe_image": lippe_image,
     "nsf": nsf,
     "nsf_image": nsf_image,
+    "ffjord": ffjord,
+    "ffjord_image": ffjord_image,
     "planar": planar,
     "radial": radial,
     "sylvester": sylvester,

@@ -50,7 +50,7 @@ class Flow(DensityModel):
         """
         with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
             noise = self.base.sample(n, context, temperature=temperature)
-            return self.transform.inverse(noise, context)[0]
+            return self.transform.generate(noise, context)
 
     @property
     def needs_calibration(self) -> bool:

@@ -31,6 +31,16 @@ class Transform(nn.Module, ABC):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, *event) to data; return the data and log|det dx/dz| (B,)."""
 
+    def generate(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Tensor:
+        """The data that noise becomes, or the noise of data unless ``backwards``; no log_det.
+
+        A transform whose log_det is more work than its points leaves that work out here.
+        """
+        way = self.inverse if backwards else self.forward
+        return way(points, context)[0]
+
     def steps(
         self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
@@ -39,8 +49,7 @@ class Transform(nn.Module, ABC):
         The last are those of ``inverse``. Data -> noise unless ``backwards``, up to the image of
         ``forward``. A transform of several maps yields after each of them.
         """
-        way = self.inverse if backwards else self.forward
-        yield type(self).__name__, way(points, context)[0]
+        yield type(self).__name__, self.generate(points, context, backwards=backwards)
 
     def retrace(
         self, z: Tensor, context: Tensor | None = None
@@ -78,7 +87,7 @@ class Transform(nn.Module, ABC):
         contexts = [None] if context is None else context.split(batch_size)
         batches = x.split(batch_size)
         pairs = zip(batches, contexts * (len(batches) if context is None else 1), strict=True)
-        return torch.cat([self(rows, given)[0] for rows, given in pairs])
+        return torch.cat([self.generate(rows, given, backwards=False) for rows, given in pairs])
 
 
 class Compose(Transform):
@@ -116,6 +125,14 @@ class Compose(Transform):
             z, log_det = transform.inverse(z, context)
             total = log_det if total is None else total + log_det
         return z, no_volume_change(z) if total is None else total
+
+    def generate(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Tensor:
+        """The points after all parts, in the order of the direction."""
+        for part in reversed(self.parts) if backwards else self.parts:
+            points = part.generate(points, context, backwards=backwards)
+        return points
 
     def steps(
         self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True

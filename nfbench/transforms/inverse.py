@@ -37,6 +37,12 @@ class Inverse(Transform):
         x, log_det = self.transform(z, context)
         return x, log_det
 
+    def generate(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Tensor:
+        """The points of the wrapped transform in the other direction."""
+        return self.transform.generate(points, context, backwards=not backwards)
+
     def steps(
         self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
     ) -> Iterator[tuple[str, Tensor]]:

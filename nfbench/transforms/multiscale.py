@@ -117,6 +117,19 @@ class MultiScale(Transform):
                 noise.append(out.flatten(1))
         return torch.cat([*noise, x.flatten(1)], dim=1)
 
+    def generate(
+        self, points: Tensor, context: Tensor | None = None, *, backwards: bool = True
+    ) -> Tensor:
+        """Map noise (B, D) to images (B, C, H, W), or back, without the levels' log_dets."""
+        if not backwards:
+            return self(points, context)[0]
+        *noise, last = self.unflatten(points)
+        x = self.levels[-1].generate(last, context)  # type: ignore[operator]
+        rest = zip(self.levels[:-1], self.splits, noise, strict=True)
+        for level, split, out in reversed(list(rest)):
+            x = level.generate(split.inverse(x, out)[0], context)  # type: ignore[operator]
+        return x
+
     def unflatten(self, z: Tensor) -> list[Tensor]:
         """The noise (B, D) of each level as images, channels last in memory."""
         pieces = zip(z.flatten(1).split(self.sizes, dim=1), self.shapes, strict=True)

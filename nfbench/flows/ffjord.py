@@ -1,0 +1,166 @@
+"""FFJORD (Grathwohl et al. 2018): continuous flows of free form, for vectors and images."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Literal
+
+from nfbench.distributions.base import StandardNormal
+from nfbench.nets.conv_field import ConvField
+from nfbench.nets.mlp_field import MLPField
+from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.multiscale import MultiScale, Split
+from nfbench.transforms.normalize import BatchNorm
+from nfbench.transforms.ode import ODE
+from nfbench.transforms.squeeze import Squeeze
+
+from .flow import Flow
+from .mixing import image_shape
+
+SMALLEST = 4  # side of images that have a scale of their own
+
+
+def ffjord(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    blocks: int = 1,
+    hidden: Sequence[int] = (64, 64, 64),
+    layer: str = "concatsquash",
+    activation: str = "tanh",
+    batch_norm: bool = False,
+    T: float = 1.0,  # noqa: N803
+    train_T: bool = True,  # noqa: N803
+    solver: str = "dopri5",
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    step_size: float | None = None,
+    gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
+    trace: Literal["hutchinson", "exact"] = "hutchinson",
+    noise: Literal["gaussian", "rademacher"] = "gaussian",
+    probes: int = 1,
+    exact_dims: int = 100,
+    max_evaluations: int = 10_000,
+    regularize: Sequence[str] = (),
+) -> Flow:
+    """FFJORD for vectors: ``blocks`` ODEs one after another, each of a network of its own.
+
+    ``batch_norm`` puts a batch norm before the first and after each. All else is of ``MLPField``
+    and ``ODE``; the defaults are those of the authors' code for two dimensions, whose T is 0.5.
+    """
+    features = prod(event_shape)
+    ode = partial(
+        ODE,
+        T=T,
+        train_T=train_T,
+        solver=solver,
+        atol=atol,
+        rtol=rtol,
+        step_size=step_size,
+        gradient=gradient,
+        trace=trace,
+        noise=noise,
+        probes=probes,
+        exact_dims=exact_dims,
+        max_evaluations=max_evaluations,
+        regularize=regularize,
+    )
+    parts: list[Transform] = [BatchNorm(features)] if batch_norm else []
+    for _ in range(blocks):
+        field = MLPField(
+            features,
+            hidden=hidden,
+            layer=layer,
+            activation=activation,
+            context_features=context_features,
+        )
+        parts += [ode(field), BatchNorm(features)] if batch_norm else [ode(field)]
+    return Flow(StandardNormal([features]), Compose(parts))
+
+
+def ffjord_image(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    scales: int | None = None,
+    blocks: int = 2,
+    hidden: Sequence[int] = (64, 64, 64),
+    activation: str = "softplus",
+    T: float = 1.0,  # noqa: N803
+    train_T: bool = True,  # noqa: N803
+    solver: str = "dopri5",
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    step_size: float | None = None,
+    gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
+    trace: Literal["hutchinson", "exact"] = "hutchinson",
+    noise: Literal["gaussian", "rademacher"] = "rademacher",
+    probes: int = 1,
+    max_evaluations: int = 10_000,
+    regularize: Sequence[str] = (),
+) -> Flow:
+    """FFJORD for images, in several scales as in the authors' code.
+
+    A scale is ``blocks`` ODEs, a squeeze, and as many ODEs again, after which half of the channels
+    leave; the last is ``blocks`` ODEs alone. There are ``scales`` of them; if None, one for each
+    time that the sides, halved and rounded down, are at least 4. With ``scales=1`` it is a chain
+    of ODEs of whole images. The log-determinant is an estimate unless the trace is exact.
+
+    Raises:
+        ValueError: if the events are no images whose sides can be halved so often.
+    """
+    ode = partial(
+        ODE,
+        T=T,
+        train_T=train_T,
+        solver=solver,
+        atol=atol,
+        rtol=rtol,
+        step_size=step_size,
+        gradient=gradient,
+        trace=trace,
+        noise=noise,
+        probes=probes,
+        max_evaluations=max_evaluations,
+        regularize=regularize,
+    )
+    net = partial(
+        ConvField, hidden=hidden, activation=activation, context_features=context_features
+    )
+
+    def odes(channels: int) -> list[Transform]:
+        return [ode(net(channels)) for _ in range(blocks)]
+
+    return Flow(StandardNormal([prod(event_shape)]), in_scales(event_shape, scales, odes))
+
+
+def in_scales(
+    event_shape: Sequence[int], scales: int | None, odes: Callable[[int], list[Transform]]
+) -> MultiScale:
+    """The scales of ``ffjord_image``, of the ODEs of images of so many channels."""
+    channels, height, width = image_shape("ffjord_image", event_shape, 1)
+    n_scales = count_scales(height, width) if scales is None else scales
+    if n_scales < 1:
+        raise ValueError(
+            f"ffjord_image: expected a scale or more, which are chosen for sides of {SMALLEST} or "
+            f"more; got scales={scales} for images of {height} x {width} pixels"
+        )
+    image_shape("ffjord_image", event_shape, 2 ** (n_scales - 1))
+    levels, shapes = [], []
+    for scale in range(n_scales):
+        parts = odes(channels)
+        if scale < n_scales - 1:
+            channels, height, width = 4 * channels, height // 2, width // 2
+            parts += [Squeeze(), *odes(channels)]
+        levels.append(Compose(parts))
+        shapes.append((channels, height, width))
+        channels //= 2
+    return MultiScale(levels, shapes, [Split() for _ in levels[1:]])
+
+
+def count_scales(height: int, width: int) -> int:
+    """How often the sides can be halved and rounded down before one is less than 4."""
+    n_scales = 0
+    while min(height, width) >= SMALLEST:
+        n_scales, height, width = n_scales + 1, height // 2, width // 2
+    return n_scales

@@ -1,0 +1,171 @@
+"""What continuous flows cost: evaluations of their right-hand side in training and evaluation."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nfbench.density import DensityModel
+from nfbench.errors import OdeError
+from nfbench.transforms.ode import ODE, Nfe, count_nfe, no_evaluations
+
+log = logging.getLogger("nfbench")
+
+
+@dataclass
+class NfeMeter:
+    """Solves and evaluations of a model's ODEs, by what they were for.
+
+    Training is counted by chunks, and by intervals between validations: ``state`` holds what a
+    resumed run needs to count on. ``evaluation`` is that of the test set.
+    """
+
+    model: DensityModel
+    chunk: Nfe = field(default_factory=no_evaluations)  # the last one
+    interval: Nfe = field(default_factory=no_evaluations)  # since the last validation
+    finished: Nfe = field(default_factory=no_evaluations)  # the interval before that validation
+    evaluation: Nfe = field(default_factory=no_evaluations)
+    sampling: Nfe = field(default_factory=no_evaluations)
+    evaluation_batch: int = 0  # rows that take the same steps
+    sampling_batch: int = 0
+    # Of the estimate of each batch's log-likelihoods over its probes, (B,); None if not known.
+    variances: list[Tensor | None] = field(default_factory=list)
+
+    @property
+    def odes(self) -> list[ODE]:
+        """The ODEs in the model."""
+        return odes_in(self.model)
+
+    def end_chunk(self) -> None:
+        """Take in what was counted since the last chunk of training."""
+        self.chunk = count_nfe(self.model, reset=True)
+        self.interval = add(self.interval, self.chunk)
+
+    def end_interval(self) -> None:
+        """Close the interval at a validation."""
+        self.finished, self.interval = self.interval, no_evaluations()
+
+    def begin_evaluation(self) -> None:
+        """Forget an earlier evaluation, and those that were no test."""
+        count_nfe(self.model, reset=True)
+        self.evaluation, self.evaluation_batch, self.variances = no_evaluations(), 0, []
+
+    def end_batch(self, n_rows: int) -> None:
+        """Take in what was counted in a batch of evaluation."""
+        counts = count_nfe(self.model, reset=True)
+        self.evaluation = add(self.evaluation, counts)
+        self.evaluation_batch = max(self.evaluation_batch, n_rows)
+        once = counts["evaluation"][0] == len(self.odes)  # not for each of several classes
+        self.variances.append(variance(self.odes) if once else None)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> None:
+        """Count the evaluations of n samples, drawn apart from all other random numbers.
+
+        If an ODE fails there is no count, with a warning.
+        """
+        training = self.model.training
+        self.model.eval()
+        count_nfe(self.model, reset=True)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            try:
+                self.model.sample(n)
+                self.sampling, self.sampling_batch = count_nfe(self.model, reset=True), n
+            except OdeError as error:
+                log.warning("nfe: no samples: %s", error)
+        self.model.train(training)
+
+    def state(self) -> dict[str, Nfe]:
+        """The counts of training as plain values, for a checkpoint."""
+        return {"interval": self.interval, "finished": self.finished}
+
+    def resume(self, state: dict[str, Nfe]) -> None:
+        """Count on from the state of a checkpoint."""
+        self.interval, self.finished = state["interval"], state["finished"]
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of the ODEs: solvers, tolerances, probes, evaluations.
+
+        ``nfe`` holds the mean evaluations for each solve: ``forward`` and ``backward`` of training
+        between the last two validations, ``evaluation`` of the test set, ``sampling``; with the
+        rows of a batch, which all take the same steps. ``probes_se`` is the standard error of the
+        mean test log-likelihood over the probes, the test set being as it is.
+        """
+        odes = self.odes
+        found: dict[str, Any] = {"odes": len(odes), "solver": common([o.solver for o in odes])}
+        if steps := [o.step_size for o in odes if o.step_size is not None]:
+            found["step_size"] = common(steps)
+        if adaptive := [o for o in odes if o.step_size is None]:
+            found["atol"] = common([o.tolerance.atol for o in adaptive])
+            found["rtol"] = common([o.tolerance.relative(o.sqrt_T.dtype) for o in adaptive])
+        if estimates := [o for o in odes if o.likelihood == "estimate"]:
+            found["probes"] = common([o.probes for o in estimates])
+            if (se := self.probes_se()) is not None:
+                found["probes_se"] = se
+        return {**found, "nfe": self.means()}
+
+    def means(self) -> dict[str, float]:
+        """Mean evaluations for each solve by phase, and the rows of a batch; of what there was."""
+        found = per_solve(self.finished)
+        for phase in ("evaluation", "sampling"):
+            solves, evaluations = getattr(self, phase)[phase]
+            if solves:
+                found[phase] = evaluations / solves
+                found[f"{phase}_batch"] = getattr(self, f"{phase}_batch")
+        return found
+
+    def probes_se(self) -> float | None:
+        """The standard error of the mean log-likelihood over the probes; None if not known."""
+        known = [each for each in self.variances if each is not None]
+        if not known or len(known) < len(self.variances):
+            return None
+        variances = torch.cat(known).double()
+        return variances.sum().sqrt().item() / len(variances)
+
+
+def meter_of(model: DensityModel) -> NfeMeter | None:
+    """A meter of a model's ODEs; None if it has none."""
+    return NfeMeter(model) if odes_in(model) else None
+
+
+def odes_in(model: DensityModel) -> list[ODE]:
+    """The ODEs in a model."""
+    return [part for part in model.modules() if isinstance(part, ODE)]
+
+
+def per_solve(counts: Nfe) -> dict[str, float]:
+    """Mean evaluations ``forward`` and ``backward`` for each solve forward; none without one.
+
+    What the gradient of a solve takes is all backward, be it one more solve, several or none.
+    """
+    solves = counts["forward"][0]
+    return {name: counts[name][1] / solves for name in ("forward", "backward")} if solves else {}
+
+
+def in_words(counts: Nfe) -> str:
+    """``NFE forward + backward`` for each solve, after two blanks; nothing without a solve."""
+    means = per_solve(counts)
+    return f"  NFE {means['forward']:.0f} + {means['backward']:.0f}" if means else ""
+
+
+def add(counts: Nfe, more: Nfe) -> Nfe:
+    """The sum of two counts."""
+    return {name: (counts[name][0] + n, counts[name][1] + m) for name, (n, m) in more.items()}
+
+
+def variance(odes: list[ODE]) -> Tensor | None:
+    """The variance (B,) of the sum of the last log-determinants over their probes.
+
+    None if one is an estimate from a single probe.
+    """
+    errors = [ode.log_det_se for ode in odes if ode.likelihood == "estimate"]
+    known = [error.double().square() for error in errors if error is not None]
+    return torch.stack(known).sum(0) if known and len(known) == len(errors) else None
+
+
+def common(values: list[Any]) -> Any:
+    """The value that all have, or a list of them in order."""
+    return values[0] if len(set(values)) == 1 else values
