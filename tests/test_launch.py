@@ -258,7 +258,9 @@ def test_an_estimate_takes_images_too(root: Path) -> None:
 
 
 def test_signals_of_a_stop_reach_a_real_process() -> None:
-    process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    time.sleep(0.3)
+    program = "import time; print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
     local.stop([local.Running(None, process)])  # type: ignore[arg-type]
     assert process.returncode in (-signal.SIGINT, 1)

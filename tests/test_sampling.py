@@ -368,7 +368,7 @@ def test_samples_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, counted = draw(MODELS["glow"](), Request(n=10), 64, CPU)
     assert samples.shape == (10, *SHAPE)
     assert len(samples.unique(dim=0)) == 10
-    assert counted == "10 samples"
+    assert counted.startswith("10 samples")  # of random weights: some may not be finite
 
 
 @pytest.mark.parametrize("channels", [1, 3])
