@@ -258,7 +258,10 @@ def test_an_estimate_takes_images_too(root: Path) -> None:
 
 
 def test_signals_of_a_stop_reach_a_real_process() -> None:
-    program = "import time; print('ready', flush=True); time.sleep(60)"
+    program = (  # a shell's background job, and what it starts, ignores interrupts
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
