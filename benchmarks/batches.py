@@ -28,7 +28,9 @@ def chunked(rows: Tensor) -> Callable[[], None]:
         start = next(epochs) * order.steps_per_epoch
         n = sum(
             1
-            for chunk in ChunkLoader(rows, order, schedule, lambda: start)
+            for chunk in ChunkLoader(
+                rows, None, order, schedule, lambda: start, device=rows.device
+            )
             for _ in chunk.unbind(0)
         )
         check(n, order.steps_per_epoch)

@@ -60,7 +60,7 @@ class Codec:
 
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
         """The points (B, *event) that noise (B, D) comes from."""
-        return self.smooth.inverse(self.flow.transform.inverse(noise, context)[0])[0]
+        return self.smooth.inverse(self.flow.transform.generate(noise, context))[0]
 
     def round(self, points: Tensor) -> Tensor:
         """Points (B, *event) as data, the inverse of the dequantization if there is one."""

@@ -117,7 +117,7 @@ def warped_grid(model: DensityModel, data: DataModule) -> Arrays:
     horizontal = lines((left, right), (bottom, top))
     vertical = lines((bottom, top), (left, right)).flip(-1)
     grid = torch.stack((horizontal, vertical)).to(data.test)
-    return {"grid": floats(model.transform.inverse(grid.reshape(-1, 2))[0]).reshape(grid.shape)}
+    return {"grid": floats(model.transform.generate(grid.reshape(-1, 2))).reshape(grid.shape)}
 
 
 def floats(tensor: Tensor) -> np.ndarray:

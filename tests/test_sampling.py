@@ -365,10 +365,10 @@ def test_samples_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 
 def test_samples_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfbench.sampling.NUMBERS_AT_ONCE", 200)
-    samples, counted = draw(MODELS["glow"](), Request(n=10), 64, CPU)
+    samples, counted = draw(MODELS["maf of flat images"](), Request(n=10), 64, CPU)
     assert samples.shape == (10, *SHAPE)
     assert len(samples.unique(dim=0)) == 10
-    assert counted.startswith("10 samples")  # of random weights: some may not be finite
+    assert counted == "10 samples"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

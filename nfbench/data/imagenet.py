@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from .dataset import Dataset, File, Source, Splits
-from .pixels import convert, mapped, raw_names
+from .dataset import File, Source
+from .pixels import TwoFiles, convert, raw_names
 
 N_TRAIN, N_VALIDATION, N_TEST = 1_281_149, 10_000, 49_999
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(Dataset):
+class ImageNet(TwoFiles):
     """Downsampled photographs (3, side, side) of 256 levels, memory-mapped.
 
     The published validation set is the test set, as in the papers; the last 10,000 of the
@@ -21,17 +20,6 @@ class ImageNet(Dataset):
     """
 
     sizes: tuple[int, int, int] = (N_TRAIN - N_VALIDATION, N_VALIDATION, N_TEST)
-    levels: int | None = 256
-
-    def read(self, root: Path, seed: int) -> Splits:
-        """Map the images, uint8 (n, 3, side, side), and cut them, whatever the seed."""
-        source = self.find(root)
-        n_train, n_val, n_test = self.sizes
-        rest, test = (
-            mapped(path, (n, *self.event_shape))
-            for path, n in zip(source.paths(root), (n_train + n_val, n_test), strict=True)
-        )
-        return Splits(rest[:n_train], rest[n_train:], test, source=str(source))
 
 
 def downsampled(side: int) -> ImageNet:

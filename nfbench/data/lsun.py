@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import Dataset, File, Source, Splits
-from .pixels import Image, as_it_is, convert, mapped, raw_names
+from .dataset import File, Source
+from .pixels import Image, TwoFiles, as_it_is, convert, raw_names
 
 SMALLER_SIDE, SIDE = 96, 64
 N_VALIDATION, N_TEST = 3_000, 300
@@ -39,7 +39,7 @@ def convert_places(raw: Path, path: Path, *, n: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lsun(Dataset):
+class Lsun(TwoFiles):
     """Places (3, 64, 64) of 256 levels, memory-mapped.
 
     Dinh, Sohl-Dickstein & Bengio (2017) shrink images to a smaller side of 96 pixels and take a
@@ -50,17 +50,6 @@ class Lsun(Dataset):
     """
 
     event_shape: tuple[int, ...] = (3, SIDE, SIDE)
-    levels: int | None = 256
-
-    def read(self, root: Path, seed: int) -> Splits:
-        """Map the images, uint8 (n, 3, 64, 64), and cut them, whatever the seed."""
-        source = self.find(root)
-        n_train, n_val, n_test = self.sizes
-        rest, test = (
-            mapped(path, (n, *self.event_shape))
-            for path, n in zip(source.paths(root), (n_train + n_val, n_test), strict=True)
-        )
-        return Splits(rest[:n_train], rest[n_train:], test, source=str(source))
 
 
 def places(category: str, n: int) -> Lsun:

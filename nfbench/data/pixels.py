@@ -3,6 +3,7 @@
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from nfbench.atomic import replacing
 from nfbench.errors import UsageError
 
+from .dataset import Dataset, Splits
 from .files import reading
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -140,3 +142,22 @@ def mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             f"{path}: expected uint8 of shape {shape}, got {array.dtype} of shape {array.shape}"
         )
     return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFiles(Dataset):
+    """Images of 256 levels in two mapped files: the test set, and a training set whose last images
+    are for validation.
+    """
+
+    levels: int | None = 256
+
+    def read(self, root: Path, seed: int) -> Splits:
+        """Map the images, uint8 (n, *event_shape), and cut them, whatever the seed."""
+        source = self.find(root)
+        n_train, n_val, n_test = self.sizes
+        rest, test = (
+            mapped(path, (n, *self.event_shape))
+            for path, n in zip(source.paths(root), (n_train + n_val, n_test), strict=True)
+        )
+        return Splits(rest[:n_train], rest[n_train:], test, source=str(source))
