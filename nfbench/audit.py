@@ -18,6 +18,7 @@ from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.variational import VariationalDequantize
+from nfbench.vae import VAE
 
 N_ROWS = 16
 N_SAMPLES = 1000
@@ -38,12 +39,14 @@ class Audited:
     transform: Transform
     x: Tensor
     context: Tensor | None
+    passes: tuple[int, int]  # of the whole model's networks, for a density and for a sample
 
     def float(self) -> "Audited":
         """The same in float32."""
         context = None if self.context is None else self.context.float()
         transform = copy.deepcopy(self.transform).float()
-        return Audited(copy.deepcopy(self.base).float(), transform, self.x.float(), context)
+        base = copy.deepcopy(self.base).float()
+        return Audited(base, transform, self.x.float(), context, self.passes)
 
 
 @torch.no_grad()
@@ -64,9 +67,10 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
       half as much again on each axis.
     - ``non_finite``: how many of these came out as NaN or infinity, and are null here.
 
-    Dequantization is left out: what is checked is the map from the dequantized data on. Labels
-    are taken in turn. What is drawn is the same at every call. A model that is no flow has nothing
-    of this to check.
+    Dequantization is left out: what is checked is the map from the dequantized data on. Of an
+    autoencoder it is the posterior's flow, at latents that it draws for the rows. Labels are taken
+    in turn. What is drawn is the same at every call. A model of another kind has nothing of this
+    to check.
     """
     model = copy.deepcopy(model).eval()
     with torch.random.fork_rng():
@@ -78,8 +82,8 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
             "log_det_error": log_det_error(part),
             "round_trip_error": round_trip_error(part),
             "round_trip_error_float32": round_trip_error(part.float()),
-            "passes_per_log_prob": part.transform.passes + part.base.passes,
-            "passes_per_sample": part.transform.inverse_passes + part.base.sample_passes,
+            "passes_per_log_prob": part.passes[0],
+            "passes_per_sample": part.passes[1],
             "sample_log_prob_error": sample_log_prob_error(part),
             **calibration(model, x[:N_SAMPLES]),
             "mass": mass(model, x) if x.shape[1:] == (2,) else None,
@@ -90,6 +94,8 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
 
 def differentiable_part(model: DensityModel, x: Tensor) -> Audited | None:
     """The flow in a model, with what of the preprocessing is differentiable; None without one."""
+    if isinstance(model, VAE):
+        return posterior_part(model, x)
     before: list[Transform] = []
     x = x.double()
     if isinstance(model, Preprocessed):
@@ -103,7 +109,21 @@ def differentiable_part(model: DensityModel, x: Tensor) -> Audited | None:
     if not isinstance(model, Flow):
         return None
     transform = copy.deepcopy(Compose([*before, model.transform])).double()
-    return Audited(copy.deepcopy(model.base).double(), transform, x, context)
+    base = copy.deepcopy(model.base).double()
+    passes = (
+        transform.passes + base.passes,
+        transform.inverse_passes + base.sample_passes,
+    )
+    return Audited(base, transform, x, context, passes)
+
+
+def posterior_part(model: VAE, x: Tensor) -> Audited:
+    """The flow of an autoencoder's posterior, with a draw of z for each row of data."""
+    model = copy.deepcopy(model).double()
+    code = model.encode(x)
+    z, _ = model.draw(code)
+    passes = 2 + model.flow.transform.inverse_passes, 1  # encoder and decoder; decoder alone
+    return Audited(model.prior, model.flow.transform, z, code.features, passes)
 
 
 @torch.enable_grad()

@@ -1,12 +1,8 @@
-"""From an experiment to the objects it names: data, model, schedule, objective, module."""
-
-import inspect
-from functools import partial
-from pathlib import Path
-from typing import Any
+"""From an experiment to the data and the model it names."""
 
 import torch
 
+from nfbench.build_vae import build_vae, check_vae
 from nfbench.config import Experiment
 from nfbench.data import DATA
 from nfbench.data.base import DataModule
@@ -16,13 +12,7 @@ from nfbench.errors import UsageError
 from nfbench.flows import FLOWS, IMAGE_FLOWS
 from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.module import DensityModule
-from nfbench.objectives import CHECKS, OBJECTIVES, Objective
-from nfbench.record import find_root
-from nfbench.schedule import Schedule
-from nfbench.sections import Preprocess, Training
-from nfbench.selection import Selection
-from nfbench.teacher import load_teacher
+from nfbench.sections import Preprocess
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
@@ -48,7 +38,8 @@ def build_data(experiment: Experiment) -> DataModule:
 def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
     """The experiment's flow behind its preprocessing, with weights drawn by the experiment's seed.
 
-    Conditioned on labels it is the mixture over the classes.
+    Conditioned on labels it is the mixture over the classes; with a network of ``vae`` it is the
+    posterior of an autoencoder.
 
     Raises:
         UsageError: if the flow or the preprocessing cannot take these arguments or this data.
@@ -57,6 +48,9 @@ def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
     torch.manual_seed(experiment.seed)
     n_classes = count_classes(experiment, dataset)
     try:
+        check_vae(experiment.vae)
+        if experiment.vae.network != "none":
+            return build_vae(experiment, dataset)
         flow = FLOWS[experiment.flow["name"]](
             dataset.event_shape, context_features=n_classes, **arguments
         )
@@ -143,124 +137,3 @@ def dequantization(settings: Preprocess, dataset: Dataset) -> list[Transform]:
     )
     noise = VariationalDequantize(levels, flow, noise="logistic" if net == "gated" else "normal")
     return [*parts, noise]
-
-
-def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
-    """The fixed points of the experiment's training.
-
-    Raises:
-        UsageError: if nothing ever ends it.
-    """
-    training = experiment.training
-    limits = [training.max_steps, training.max_epochs and training.max_epochs * steps_per_epoch]
-    given = [limit for limit in limits if limit is not None]
-    if not given and training.patience is None:
-        raise UsageError(
-            f"{experiment.table}/{experiment.row}: nothing ends the training; "
-            "give one of training.max_steps, training.max_epochs, training.patience"
-        )
-    return Schedule(
-        steps_per_epoch=steps_per_epoch,
-        max_steps=min(given, default=None),
-        validate_every=training.validate_every
-        if training.validate_every is not None
-        else steps_per_epoch,
-        chunk=training.chunk,
-        learning_rate=training.learning_rate,
-        shape=training.schedule,
-        warmup_steps=training.warmup_steps,
-        decay_per_epoch=training.decay_per_epoch,
-    )
-
-
-def build_objective(
-    experiment: Experiment, model: DensityModel, root: Path | None = None
-) -> Objective:
-    """The objective of the experiment with the settings that it takes.
-
-    Raises:
-        UsageError: if there is no such objective, if it cannot train this model, if a setting is
-            that of another, or if the run of its teacher is missing.
-    """
-    training = experiment.training
-    name = training.objective
-    if name not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
-        raise UsageError(f"training.objective: expected one of {known}; got {name!r}")
-    taken = objective_settings(OBJECTIVES[name])
-    where = f"{experiment.table}/{experiment.row}: training"
-    for other in OBJECTIVES.values():
-        for key in objective_settings(other):
-            value, default = getattr(training, key), getattr(Training, key)
-            if key not in taken and value != default:
-                raise UsageError(
-                    f"{where}.{key}: expected {default}, as {name} does not take it; got {value}"
-                )
-    settings: dict[str, Any] = {key: getattr(training, key) for key in taken}
-    if settings.get("teacher") is not None:
-        settings["teacher"] = load_teacher(experiment, model, root or find_root())
-    try:
-        CHECKS.get(name, accept)(model, **settings)
-    except ValueError as error:
-        flow = experiment.flow["name"]
-        raise UsageError(f"{where}.objective: {name} of flow {flow!r}: {error}") from error
-    return partial(OBJECTIVES[name], **settings) if settings else OBJECTIVES[name]
-
-
-def objective_settings(objective: Objective) -> list[str]:
-    """The settings of training that an objective takes: its keyword-only arguments."""
-    parameters = inspect.signature(objective).parameters.values()
-    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-
-
-def accept(model: DensityModel) -> None:
-    """The check of an objective that trains any model."""
-
-
-def build_module(
-    experiment: Experiment,
-    model: DensityModel,
-    schedule: Schedule,
-    *,
-    compile: bool = False,
-    root: Path | None = None,
-) -> DensityModule:
-    """The LightningModule that trains the model as the experiment says, compiled if asked to.
-
-    The run of a teacher is looked for below the root.
-
-    Raises:
-        UsageError: if there is no such objective or optimizer, or not for this model.
-    """
-    training = experiment.training
-    objective = build_objective(experiment, model, root)
-    running = any(getattr(m, "keeps_running_statistics", False) for m in model.modules())
-    if running and training.ema_decay is not None:
-        raise UsageError(
-            f"{experiment.table}/{experiment.row}: training.ema_decay: expected null, as the "
-            "running statistics of this flow are not those of averaged weights; got "
-            f"{training.ema_decay}"
-        )
-    plateau = training.schedule == "plateau"
-    selection = Selection(
-        patience=training.patience,
-        plateau_patience=training.plateau_patience if plateau else None,
-        plateau_factor=training.plateau_factor,
-    )
-    try:
-        return DensityModule(
-            model,
-            objective,
-            schedule,
-            selection,
-            optimizer=training.optimizer,
-            adam_beta2=training.adam_beta2,
-            adam_eps=training.adam_eps,
-            weight_decay=training.weight_decay,
-            clip_norm=training.clip_norm,
-            ema_decay=training.ema_decay,
-            compile=compile,
-            seed=experiment.seed,
-        )
-    except ValueError as error:
-        raise UsageError(f"{experiment.table}/{experiment.row}: {error}") from error

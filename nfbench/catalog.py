@@ -66,7 +66,8 @@ HEAD, COLUMN = ([f.name for f in fields(kind)] for kind in (Head, Column))
 class Table:
     """A table, published or our own: its columns (cell -> Column) and rows, in order.
 
-    `extra` are further numbers, by the name of a metric or as `speed/...`, `model/...`, `nfe/...`.
+    `extra` are further numbers, by the name of a metric or as `speed/...`, `model/...`, `nfe/...`
+    or `provenance/...`.
     """
 
     name: str

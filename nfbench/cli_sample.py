@@ -44,7 +44,7 @@ def sample(
         nfbench sample demo/maf/moons --n 5000
         nfbench sample runs/demo/maf/digits/0 --temperature 0.7 --seed 1
     """
-    from nfbench.sampling import Request
+    from nfbench.pages import Request
     from nfbench.sampling import sample as draw
 
     for line in draw(target, Request(n, temperature, seed, label), device=device):

@@ -24,6 +24,7 @@ from nfbench.sections import (
     Preprocess,
     Reported,
     Training,
+    Vae,
 )
 from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
@@ -41,6 +42,7 @@ class Experiment:
     flow: dict[str, Any]
     data: Data
     preprocess: Preprocess
+    vae: Vae
     training: Training
     deviations: tuple[str, ...]
     reduced: str | None

@@ -4,9 +4,17 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from nfbench.metrics import log_mean_exp
+
 
 class DensityModel(nn.Module, ABC):
-    """Anything with a log-likelihood and samples: a flow is one, a VAE another."""
+    """Anything with a log-likelihood and samples: a flow is one, a VAE another.
+
+    ``importance_draws`` is how many draws of its noise the test's importance-weighted bound takes;
+    one where there is no noise.
+    """
+
+    importance_draws: int = 1
 
     @property
     @abstractmethod
@@ -27,6 +35,13 @@ class DensityModel(nn.Module, ABC):
             ValueError: if the temperature is negative or not finite, or if it is not 1 and there
                 is no such noise.
         """
+
+    def bound(self, x: Tensor, draws: int) -> Tensor:
+        """``log (1/K) sum_k exp log_prob_k`` (B,) over K draws of the model's noise, float64.
+
+        The importance-weighted bound (Burda et al. 2015, equation 8).
+        """
+        return log_mean_exp(self.log_prob(x) for _ in range(draws))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-likelihood, where a module is called."""

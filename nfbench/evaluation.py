@@ -1,15 +1,26 @@
 """From a trained module to the metrics of a record."""
 
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from nfbench.data.base import DataModule
-from nfbench.density import DensityModel
+from nfbench.data.energies import Energy
 from nfbench.errors import FailedRunError
+from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.metrics import bits_per_dim, log_mean_exp, summarize
+from nfbench.metrics import bits_per_dim, summarize
 from nfbench.module import TEST, VALIDATION, DensityModule
+from nfbench.objectives.divergence import excess
+from nfbench.vae import LatentVariableModel, active_units
+
+log = logging.getLogger("nfbench")
+SECONDS_BETWEEN_LINES = 30.0
 
 Metrics = dict[str, float | int | None]
 
@@ -46,8 +57,9 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
             truth = torch.from_numpy(data.dataset.log_density(rows.cpu().numpy()))
             gap = summarize(truth - values)
             metrics |= {f"{split}/kl": gap.mean, f"{split}/kl_se": gap.se}
-    if isinstance(module.model, Preprocessed) and module.model.importance_draws > 1:
-        metrics |= importance_metrics(module, module.model, data)
+    module.to(data.test.device).eval()
+    for more in (importance_metrics, latent_metrics, divergence_metrics):
+        metrics |= more(module, data)
     return metrics, values
 
 
@@ -57,24 +69,67 @@ def preprocessing_log_dets(model: Preprocessed, rows: Tensor, batch_size: int) -
     return torch.cat([model.preprocessing(each)[1].double() for each in rows.split(batch_size)])
 
 
-def importance_metrics(module: DensityModule, model: Preprocessed, data: DataModule) -> Metrics:
-    """The importance-weighted bound on the test split, with noise of its own."""
+@torch.no_grad()
+def importance_metrics(module: DensityModule, data: DataModule) -> Metrics:
+    """The importance-weighted bound on the test split, if one is asked for, with its own noise."""
+    model = module.model
+    if model.importance_draws == 1:
+        return {}
     module.draw_from(TEST, 1)
-    values = importance_log_prob(model, data.test, data.eval_batch_size, model.importance_draws)
+    batches = data.test.split(data.eval_batch_size)
+    label = f"importance-weighted bound, {model.importance_draws} draws"
+    values = torch.cat(
+        [model.bound(rows, model.importance_draws) for rows in reported(batches, label)]
+    )
     check("test, importance-weighted", values.cpu(), len(data.test), module.step)
     bound = likelihood_metrics("test", values, data, suffix="_iw")
     return bound | {"test/importance_draws": model.importance_draws}
 
 
+def reported(batches: Sequence[Tensor], label: str) -> Iterator[Tensor]:
+    """Batches in turn; where they take minutes, a line of the log tells how many are done."""
+    told = time.monotonic()
+    for i, rows in enumerate(batches):
+        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            log.info("%s: batch %d of %d", label, i, len(batches))
+        yield rows
+
+
 @torch.no_grad()
-def importance_log_prob(model: DensityModel, rows: Tensor, batch_size: int, draws: int) -> Tensor:
-    """``log (1/K) sum_k exp log_prob_k`` (n,) of each row over K draws of a model's noise."""
-    return torch.cat(
-        [
-            log_mean_exp(model.log_prob(each) for _ in range(draws))
-            for each in rows.split(batch_size)
-        ]
-    )
+def latent_metrics(module: DensityModule, data: DataModule) -> Metrics:
+    """What the test bound of an autoencoder is made of, and how many of its latents are used.
+
+    ``test/rate`` is the mean divergence of posterior from prior, ``test/distortion`` the mean of
+    -log p(x | z), both in nats; ``test/active_units`` is by Burda et al. (2015).
+    """
+    model = module.model
+    if not isinstance(model, LatentVariableModel):
+        return {}
+    module.draw_from(TEST, 2)
+    terms = [model.terms(rows) for rows in data.test.split(data.eval_batch_size)]
+    rate = summarize(torch.cat([each.rates.sum(1) for each in terms]))
+    distortion = summarize(-torch.cat([each.log_likelihood for each in terms]))
+    return {
+        "test/rate": rate.mean,
+        "test/distortion": distortion.mean,
+        "test/active_units": active_units(model, data.test, data.eval_batch_size),
+    }
+
+
+@torch.no_grad()
+def divergence_metrics(module: DensityModule, data: DataModule) -> Metrics:
+    """``KL(q | p)`` of a flow q from data that are defined by an energy, by the flow's samples.
+
+    As many as there are test rows; p is normalized by quadrature.
+    """
+    dataset = data.dataset
+    if not isinstance(dataset, Energy) or not isinstance(module.model, Flow):
+        return {}
+    module.draw_from(TEST, 3)
+    found = excess(module.model, len(data.test), partial(dataset.energy, xp=torch))
+    gap = summarize(found.double() + dataset.log_normalizer)
+    return {"test/reverse_kl": gap.mean, "test/reverse_kl_se": gap.se}
 
 
 def describe_likelihood(module: DensityModule) -> dict[str, object]:
@@ -83,10 +138,9 @@ def describe_likelihood(module: DensityModule) -> dict[str, object]:
     It has the draws of an importance-weighted one, and how ODEs were solved, at what cost.
     """
     model = module.model
-    draws = model.importance_draws if isinstance(model, Preprocessed) else 1
     found: dict[str, object] = {"kind": model.likelihood}
-    if draws > 1:
-        found["draws"] = draws
+    if model.importance_draws > 1:
+        found["draws"] = model.importance_draws
     return found if module.nfe is None else found | module.nfe.describe()
 
 

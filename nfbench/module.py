@@ -44,9 +44,12 @@ class DensityModule(pl.LightningModule):
 
     Args:
         model: what is trained.
-        objective: (model, batch, context) -> scalar loss.
+        objective: (model, batch, context) -> scalar loss; with a fourth argument, the weight of
+            what is annealed, while the schedule anneals.
         schedule: fixed points of the run and the learning rate.
         selection: keeps the best validation.
+        criterion: (model, rows) -> (B,) that validations compare in training, in nats, the larger
+            the better; without one the log-likelihood.
         optimizer: name in ``OPTIMIZERS``; fused where torch has it.
         weight_decay: L2 penalty on all parameters, added to the gradient.
         clip_norm: largest norm of the gradient, or None.
@@ -66,6 +69,7 @@ class DensityModule(pl.LightningModule):
         schedule: Schedule,
         selection: Selection,
         *,
+        criterion: Callable[[DensityModel, Tensor], Tensor] | None = None,
         optimizer: str = "adam",
         adam_beta2: float = 0.999,
         adam_eps: float = 1e-8,
@@ -82,7 +86,7 @@ class DensityModule(pl.LightningModule):
             )
         self.automatic_optimization = False
         self.model, self.schedule, self.selection = model, schedule, selection
-        self.compiled = compile
+        self.criterion, self.compiled = criterion, compile
         self.objective = torch.compile(objective, dynamic=False) if compile else objective
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.adam_betas, self.adam_eps = (0.9, adam_beta2), adam_eps
@@ -133,7 +137,9 @@ class DensityModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.rate()
         optimizer.zero_grad(set_to_none=False)
-        loss = self.objective(self.model, x, context)
+        beta = self.schedule.beta(self.step)
+        weight = () if beta == 1 else (torch.tensor(beta, device=x.device),)
+        loss = self.objective(self.model, x, context, *weight)
         self.manual_backward(loss)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
@@ -179,8 +185,11 @@ class DensityModule(pl.LightningModule):
         self.draw_from(phase, 0)
 
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
-        """Collect the log-likelihood of each row, in nats."""
-        self.log_probs.append(self.model.log_prob(x).double())
+        """Collect the log-likelihood of each row, or in training the criterion, in nats."""
+        if self.criterion is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.log_probs.append(self.criterion(self.model, x).double())
+        else:
+            self.log_probs.append(self.model.log_prob(x).double())
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         """Collect the log-likelihood of each row, in nats, and what it took to find it."""

@@ -36,7 +36,11 @@ INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
 COMPACT_DPI = 115
 MOST_ROWS = 4  # of a gallery with samples beside the densities
 TITLE_WIDTH = 18  # characters of a row's title in a line
-CAPTION = "{}: densities; in each panel KL(truth || model) on the test set, in nats"
+CAPTION = "{}: densities; in each panel {}, in nats"
+DIVERGENCES = {  # that are noted in panels, and what they are
+    "test/kl": "KL(truth || model) on the test set",
+    "test/reverse_kl": "KL(model || truth)",
+}
 RUN = re.compile(r"(\d+)(-[0-9a-f]{8})?")  # a run's folder: its seed, and its overrides' hash
 
 
@@ -130,19 +134,26 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
 def pictures(table: Table, cell: str, root: Path, seed: int) -> dict[str, Picture]:
     """The pictures of a cell's runs by row, in the table's order."""
     found = {}
+    metric = divergence(table)
     for row in table.rows:
         if cell in table.cells(row):
             experiment = load(f"{table.name}/{row}", cell, seed, (), root)
             arrays = read_arrays(record.run_dir(experiment, root) / "pictures.npz")
             if arrays:
-                found[row] = Picture(experiment.title, arrays, note(experiment, root))
+                found[row] = Picture(experiment.title, arrays, note(experiment, metric, root))
     return found
 
 
-def note(experiment: Experiment, root: Path) -> str:
-    """The KL divergence from the truth that a run's record has, in nats."""
+def divergence(table: Table) -> str:
+    """The metric of DIVERGENCES that a table compares, the first of them if it does none."""
+    compared = {column.metric for column in table.columns.values()}
+    return next((metric for metric in DIVERGENCES if metric in compared), next(iter(DIVERGENCES)))
+
+
+def note(experiment: Experiment, metric: str, root: Path) -> str:
+    """The KL divergence of this name that a run's record has, in nats."""
     path = record.record_path(experiment, root)
-    kl = record.read(path).metrics.get("test/kl") if path.exists() else None
+    kl = record.read(path).metrics.get(metric) if path.exists() else None
     return "" if kl is None else f"{kl:.3f}"
 
 
@@ -151,7 +162,8 @@ def compact(table: Table, columns: Columns, rows: Sequence[str]) -> Figure:
     height, width = 1 + len(rows), len(columns)
     size = (COMPACT_INCHES * (width + 1), COMPACT_INCHES * height + 0.4)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
-    figure.suptitle(CAPTION.format(table.title), fontsize=TITLE)
+    caption = CAPTION.format(table.title, DIVERGENCES[divergence(table)])
+    figure.suptitle(caption, fontsize=TITLE)
     axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat:
         bare(axis)

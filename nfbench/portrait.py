@@ -135,4 +135,6 @@ def results(result: Record | None) -> Iterator[str]:
         line += f", {metrics['test/bits_per_dim']:.4f} bits/dim"
     if metrics.get("test/kl") is not None:
         line += f", {metrics['test/kl']:.4f} nats from the truth"
+    if metrics.get("test/reverse_kl") is not None:
+        line += f", KL(model || truth) {metrics['test/reverse_kl']:.4f} nats"
     yield line

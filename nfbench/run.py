@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nfbench import checkpoint, provenance, record
 from nfbench.atomic import replacing
 from nfbench.audit import Audit, audit
-from nfbench.build import build_data, build_model, build_module, build_schedule
+from nfbench.build import build_data, build_model
 from nfbench.callbacks import Checkpoints, Curve, ProgressBar
 from nfbench.config import Experiment
 from nfbench.data.base import DataModule
@@ -28,6 +28,7 @@ from nfbench.pictures import save_pictures
 from nfbench.record import Record
 from nfbench.signals import StopRequest
 from nfbench.speed import BATCH, Speed, measure
+from nfbench.training import build_module, build_schedule
 
 log = logging.getLogger("nfbench")
 
@@ -234,8 +235,8 @@ def describe_model(module: DensityModule, *, failed: bool) -> dict[str, object]:
 
 
 def shown_in(data: DataModule) -> tuple[str, Callable[[float], float]]:
-    """The unit of the progress bar and the way to it from nats: bits/dim for discrete data."""
-    if data.dataset.levels is None:
+    """The unit of the progress bar and the way to it from nats: bits/dim, of grey levels."""
+    if data.dataset.levels is None or data.dataset.levels == 2:
         return "nats", float
     n_dims = data.dataset.n_dims
     return "bits/dim", lambda nats: bits_per_dim(nats, n_dims)

@@ -23,7 +23,8 @@ class Schedule:
         between two chunk ends, counted from the last validation. learning_rate: peak learning
         rate. shape: ``constant``, ``cosine`` (to zero at max_steps), ``exponential`` (multiplied
         by decay_per_epoch after each epoch) or ``plateau`` (cut by the validations, see module).
-        warmup_steps: steps of linear warm-up from zero.
+        warmup_steps: steps of linear warm-up from zero. anneal_start, anneal_steps: the
+        weight of what is annealed is ``min(1, anneal_start + t / anneal_steps)`` after t steps.
 
     Raises:
         UsageError: if a cosine has no end, or a number is out of range.
@@ -37,6 +38,8 @@ class Schedule:
     shape: str = "constant"
     warmup_steps: int = 0
     decay_per_epoch: float = 0.99
+    anneal_start: float = 0.0
+    anneal_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
@@ -84,3 +87,9 @@ class Schedule:
         if self.shape == "exponential":
             rate *= self.decay_per_epoch ** (step // self.steps_per_epoch)
         return rate
+
+    def beta(self, step: int) -> float:
+        """The weight of what is annealed, in the step after ``step`` finished ones; 1 without."""
+        if self.anneal_steps == 0:
+            return 1.0
+        return min(1.0, self.anneal_start + step / self.anneal_steps)

@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set, in what batches; `seed` draws the set itself, where it is not read.
+    """Which data set, in what batches; `seed` draws the set itself where it is not read, and the
+    split where that is random (`freyfaces`, `omniglot`).
 
     With `condition: label` the flow is trained given the labels, and tested as the mixture of all
     classes, each as likely. `augment` changes training images at random: `flip` mirrors half of
@@ -43,6 +44,26 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class Vae:
+    """A variational autoencoder, whose posterior is the flow; `network` none: the flow alone.
+
+    `network` names encoder and decoder, `latent` the dimensions of z, `features` those of the
+    encoder's output, which the flow is conditioned on; `hidden` are the layers of `mlp` and
+    `maxout`; `observation` is the likelihood of data given z; `variance_bounds` cut that of the
+    Gaussian that the flow starts from, [least, largest]. `resnet_hierarchical` has `blocks` on
+    each of its levels, `features` channels wide, each with `latent` feature maps of z and a flow.
+    """
+
+    network: Literal["none", "mlp", "maxout", "gated", "resnet", "resnet_hierarchical"] = "none"
+    latent: int = 64
+    features: int = 256
+    hidden: list[int] = field(default_factory=lambda: [400])
+    blocks: list[int] = field(default_factory=list)
+    observation: Literal["bernoulli", "logistic", "categorical"] = "bernoulli"
+    variance_bounds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Training:
     """How the flow is trained.
 
@@ -51,7 +72,10 @@ class Training:
     the exponential schedule; `weight_decay` is added to the gradient (L2), not decoupled from it.
     The test likelihood of discrete data is that of one draw of noise; with more `importance_draws`
     also the log of their mean likelihood, a tighter bound. The weights are those of the penalties
-    of `regularized_likelihood`; `sigma_min` is the size of the noise that flow matching leaves at
+    of `regularized_likelihood`; `free_bits` is the part of each group's divergence from the prior,
+    in nats, that `elbo` leaves unpunished; what is annealed, `tempering`, is that divergence
+    (`kl`) or the whole joint density (`joint`), by `min(1, anneal_start + t / anneal_steps)` after
+    t steps; `sigma_min` is the size of the noise that flow matching leaves at
     the data; `teacher` is the run that `reflow` takes its pairs from, TABLE/ROW[/CELL[/SEED]], or
     the file of a checkpoint.
     """
@@ -60,6 +84,10 @@ class Training:
     kinetic_weight: float = 0.0
     jacobian_weight: float = 0.0
     path_weight: float = 0.0
+    free_bits: float = 0.0
+    tempering: Literal["kl", "joint"] = "kl"
+    anneal_start: float = 0.0
+    anneal_steps: int = 0
     sigma_min: float = 0.0
     teacher: str | None = None
     max_steps: int | None = None
@@ -108,7 +136,11 @@ class Reported:
 LEAST: dict[str, dict[str, float]] = {
     "data": {"batch_size": 1, "seed": 0},
     "preprocess": {"bits": 1, "dequantizer_layers": 1, "dequantizer_hidden": 1},
+    "vae": {"latent": 1, "features": 1},
     "training": {
+        "free_bits": 0.0,
+        "anneal_start": 0.0,
+        "anneal_steps": 0,
         "kinetic_weight": 0.0,
         "jacobian_weight": 0.0,
         "path_weight": 0.0,
@@ -132,7 +164,7 @@ LEAST: dict[str, dict[str, float]] = {
         "importance_draws": 1,
     },
 }
-SECTIONS = {"data": Data, "preprocess": Preprocess, "training": Training}
+SECTIONS = {"data": Data, "preprocess": Preprocess, "vae": Vae, "training": Training}
 NOTES = [f.name for f in fields(Notes)]
 ROW = [*NOTES, "flow", *SECTIONS, "cells"]
 CELL = [*NOTES, "flow", *SECTIONS, "reported"]

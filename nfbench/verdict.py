@@ -82,7 +82,8 @@ def judge(
     fresh = [r for r in done if not is_stale(r, experiment, fingerprints)]
     counted = fresh or done
     values = [metric(r, column.metric) for r in counted]
-    errors = [e for r in counted if (e := r.metrics.get(f"{column.metric}_se")) is not None]
+    error = f"{column.metric.removeprefix('-')}_se"
+    errors = [e for r in counted if (e := r.metrics.get(error)) is not None]
     ours = fmean(values) if values else None
     points = multiple * fmean(errors) if errors else None
     if ours is None:
@@ -179,21 +180,26 @@ def compare(experiment: Experiment, column: Column, ours: float, points: float |
 
 
 def metric(record: Record, name: str) -> float:
-    """One metric of a record.
+    """One metric of a record, with its sign turned if the name has a minus before it.
 
     Raises:
         UsageError: the record has no metric of this name.
     """
-    value = record.metrics.get(name)
+    key = name.removeprefix("-")
+    value = record.metrics.get(key)
     if value is None:
-        raise lacks(record, name, record.metrics)
-    return float(value)
+        raise lacks(record, key, record.metrics)
+    return -float(value) if name.startswith("-") else float(value)
 
 
 def lacks(record: Record, name: str, known: Collection[str]) -> UsageError:
     """An error to raise where a record has no number of a name."""
-    place = f"{record.table}/{record.row}/{record.cell}/{record.seed}"
-    return UsageError(f"{place}: its record has no {name}{hint(name, known)}")
+    return UsageError(f"{place(record)}: its record has no {name}{hint(name, known)}")
+
+
+def place(record: Record) -> str:
+    """Where a record belongs, in words."""
+    return f"{record.table}/{record.row}/{record.cell}/{record.seed}"
 
 
 def mean_of(records: Sequence[Record], name: str) -> float | None:
@@ -203,19 +209,31 @@ def mean_of(records: Sequence[Record], name: str) -> float | None:
 
 
 def further(record: Record, name: str) -> float | None:
-    """A metric of a record, or a number of its speed, model or nfe; none where there is none.
+    """A metric of a record, or a number of its speed, model, nfe or provenance; none where none.
+
+    A minus before the name turns the sign.
 
     Raises:
         UsageError: the record has no number of this name.
     """
+    if name.startswith("-"):
+        value = further(record, name[1:])
+        return None if value is None else -value
     section, _, key = name.partition("/")
-    values = {"speed": record.speed, "model": record.model, "nfe": nfe(record)}.get(section)
+    values = {
+        "speed": record.speed,
+        "model": record.model,
+        "nfe": nfe(record),
+        "provenance": record.provenance,
+    }.get(section)
     if values is None:
         values, key = record.metrics, name
     # Of these any may have failed to be measured, and most flows have no nfe.
     if key not in values and section not in ("speed", "nfe"):
         raise lacks(record, name, values)
     value = values.get(key)
+    if isinstance(value, str):
+        raise UsageError(f"{place(record)}: {name}: expected a number, got {value!r}")
     return None if value is None else float(value)
 
 

@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nsf_autoregressive": ("nsf", {"kind": "autoregressive"}),
     "nsf_unconditional": ("nsf", {"unconditional": True}),
     "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
+    "iaf_gate": ("iaf", {"scale": "gate"}),
 }
 NEEDS_TWO_DIMENSIONS = {
     "realnvp",
@@ -41,7 +42,8 @@ NEEDS_TWO_DIMENSIONS = {
     "nsf",
     "nsf_unconditional",
 }
-WITHOUT_GRADIENTS = {"gaussian"}
+WITHOUT_GRADIENTS = {"gaussian", "identity"}
+IGNORES_CONTEXT = {"identity"}
 
 
 def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.MarkDecorator:

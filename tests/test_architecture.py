@@ -14,13 +14,14 @@ import torch
 
 import nfbench
 from nfbench import checkpoint
-from nfbench.build import build_model, build_module, build_schedule, count_classes
+from nfbench.build import build_model, count_classes
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.flat import tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.launch.estimate import one_step, random_labels, random_rows
+from nfbench.training import build_module, build_schedule
 
 PACKAGE = Path(nfbench.__file__).parent
 ROOT = PACKAGE.parent
@@ -66,38 +67,43 @@ TORCH_FREE = {
 TORCH = {
     "flat": "",
     "metrics": "",
-    "density": "",
+    "density": "metrics",
     "checkpoint": "atomic errors",
     "nets": "",
     "transforms": "errors nets",
     "distributions": "nets",
     "flows": "density distributions nets transforms",
-    "objectives": "density flows nets transforms",
+    "vae": "density distributions flows metrics",
+    "resnet_vae": "distributions metrics nets vae",
+    "objectives": "density flows nets transforms vae",
     "data.augment": "",
     "data.base": "data data.augment errors schedule seeds",
     "nfe": "density errors transforms",
     "module": "density flat metrics nfe objectives schedule seeds selection",
     "callbacks": "checkpoint config errors metrics module nfe record signals",
     "provenance": "config module",
-    "audit": "density distributions flows transforms",
+    "audit": "density distributions flows transforms vae",
     "latent": "audit density flows transforms",
     "pictures": "data.base density flows latent signals",
     "speed": "density signals",
-    "evaluation": "data.base density errors flows metrics module",
+    "evaluation": "data data.base errors flows metrics module objectives vae",
     "teacher": "checkpoint config density errors record",
-    "build": "config data data.base density errors flows module objectives record schedule"
-    " sections selection teacher transforms",
+    "build_vae": "config data distributions flows nets resnet_vae sections vae",
+    "build": "build_vae config data data.base density errors flows sections transforms",
+    "training": "config data density errors module objectives record schedule sections selection"
+    " teacher",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
-    " module pictures provenance record signals speed",
+    " module pictures provenance record signals speed training",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
-    "sampling": "atomic density errors flows imaging inspection latent record run transforms",
-    "launch.estimate": "build config data flat module",
+    "pages": "density errors flows imaging latent transforms vae",
+    "sampling": "atomic density errors flows imaging inspection latent pages record run vae",
+    "launch.estimate": "build config data flat module training",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record tables",
     "launch": "",
     "cli_data": "data",
-    "cli_sample": "sampling",
+    "cli_sample": "pages sampling",
     "cli": "catalog cli_data cli_sample config data errors inspection launch.reproduce logs plots"
     " record run signals summary tables",
     "__main__": "cli",

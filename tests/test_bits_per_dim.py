@@ -11,7 +11,7 @@ from harness import CPU, GAUSSIAN, MAF, Rows, changed, comparable, write_table
 
 from nfbench import build, checkpoint, tables
 from nfbench.audit import audit
-from nfbench.build import build_model, build_module, build_schedule
+from nfbench.build import build_model
 from nfbench.config import Experiment, load
 from nfbench.data import DATA
 from nfbench.data.base import DataModule
@@ -25,6 +25,7 @@ from nfbench.module import TEST, VALIDATION
 from nfbench.record import Record, run_dir
 from nfbench.run import run, trainer
 from nfbench.seeds import mix
+from nfbench.training import build_module, build_schedule
 from nfbench.transforms.base import Compose
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -199,3 +199,20 @@ def test_networks_of_the_ffjord_paper_are_so_many_times_as_wide_as_the_data() ->
         assert flow["hidden"] == [factor * dims] * n_layers
         assert (flow["activation"], flow["blocks"]) == (activation, blocks)
         assert experiment.data.batch_size == batch
+
+
+def test_the_iaf_paper_has_its_numbers() -> None:
+    """Kingma et al. (2016), Table 1, VLB; Table 4, bidirectional; the README of the code."""
+    rows = load_table("iaf2016_table1", ROOT).rows
+    found = [reported("iaf2016_table1", row) for row in rows]
+    assert [values for values, _ in found] == [[-84.08], [-82.02], [-81.17], [-80.93], [-80.80]]
+    assert [errors for _, errors in found] == [[0.10], [0.08], [0.08], [0.09], [0.07]]
+    rows = load_table("iaf2016_cifar10", ROOT).rows
+    assert [reported("iaf2016_cifar10", row)[0] for row in rows] == [
+        [3.74, 3.60, 3.46],
+        [3.67, 3.52, 3.40],
+        [3.56, 3.42, 3.28],
+        [3.54, 3.39, 3.27],
+        [3.53, 3.36, 3.26],
+        [3.15],
+    ]

@@ -1,6 +1,7 @@
 """FFJORD: what its recipes are made of, and its densities by autograd."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,8 @@ from nfbench.flows.ffjord import ffjord, ffjord_image
 from nfbench.flows.flow import Flow
 from nfbench.nets.conv_field import ConvField
 from nfbench.nets.mlp_field import MLPField
+from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.dopri5 import Tolerance
 from nfbench.transforms.multiscale import MultiScale
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.ode import ODE, count_nfe
@@ -89,8 +92,22 @@ def test_the_defaults_of_vectors_are_those_of_the_code() -> None:
     )
     assert (ode.tolerance.atol, ode.tolerance.rtol) == (1e-5, 1e-5)
     assert isinstance(ode.sqrt_T, nn.Parameter) and ode.sqrt_T == 1
+    assert ode.adjoint_tolerance == ode.tolerance
     (fixed,) = odes(ffjord([2], T=0.25, train_T=False))
     assert not isinstance(fixed.sqrt_T, nn.Parameter) and fixed.sqrt_T == 0.5
+
+
+@pytest.mark.parametrize(
+    "build", [lambda **a: ffjord([2], **a), lambda **a: ffjord_image((1, 4, 4), **a)]
+)
+def test_the_adjoint_can_be_solved_to_other_tolerances(build: Callable[..., Flow]) -> None:
+    for ode in odes(build(atol=1e-6, rtol=1e-4, adjoint_atol=1e-3, adjoint_rtol=1e-2)):
+        assert (ode.tolerance, ode.adjoint_tolerance) == (
+            Tolerance(1e-6, 1e-4),
+            Tolerance(1e-3, 1e-2),
+        )
+    (ode, *_) = odes(build(atol=1e-6, rtol=1e-4, adjoint_rtol=1e-2))
+    assert ode.adjoint_tolerance == Tolerance(1e-6, 1e-2)
 
 
 def test_batch_norm_stands_before_the_first_and_after_each() -> None:
@@ -101,6 +118,52 @@ def test_batch_norm_stands_before_the_first_and_after_each() -> None:
     flow.calibrate(x)
     assert not torch.equal(flow.transform.parts[0].mean, torch.zeros(3))
     check_log_det(flow.transform, x[:2])
+
+
+def test_couplings_stand_after_each_and_map_either_half_in_turn() -> None:
+    parts = ffjord([5], blocks=2, hidden=(4,), couplings=3, batch_norm=True).transform.parts
+    kinds = [ODE, Coupling, Coupling, Coupling, BatchNorm]
+    assert [type(part) for part in parts] == [BatchNorm, *kinds, *kinds]
+    fixed = [part.split(torch.zeros(1, 5))[0].shape[1] for part in parts if type(part) is Coupling]
+    assert fixed == [3, 2, 3, 2, 3, 2]
+    with pytest.raises(ValueError, match="ffjord, couplings: expected at least 2 dimensions"):
+        ffjord([1], couplings=1)
+
+
+def test_odes_and_couplings_in_turn_keep_the_contract() -> None:
+    flow = vectors(couplings=1)
+    assert (flow.transform.passes, flow.transform.inverse_passes, flow.likelihood) == (
+        2,
+        2,
+        "exact",
+    )
+    check_contract(flow.transform, torch.randn(2, 3), torch.randn(2, 3))
+
+
+def test_evaluations_of_odes_between_couplings_are_counted() -> None:
+    flow = vectors(couplings=2, atol=1e-5, rtol=1e-5).train()
+    fields = [ode.field for ode in odes(flow)]
+    calls: list[str] = []
+    for field in fields:
+        # The exact trace, and in samples the velocity alone, are one evaluation each.
+        for name in ("divergence", "forward"):
+            way = getattr(field, name)
+
+            def counted(*given: object, way: object = way, name: str = name) -> object:
+                calls.append(name)
+                return way(*given)
+
+            setattr(field, name, counted)
+    (-flow.log_prob(torch.randn(8, 3)).mean()).backward()
+    counts = count_nfe(flow, reset=True)
+    assert counts["forward"][0] == counts["backward"][0] == len(fields) == 2
+    assert counts["forward"][1] + counts["backward"][1] == calls.count("divergence") > 20
+    assert "forward" not in calls
+    calls.clear()
+    with torch.no_grad():
+        flow.eval().sample(8)
+    assert count_nfe(flow)["sampling"] == (2, calls.count("forward"))
+    assert "divergence" not in calls
 
 
 @pytest.mark.parametrize(
@@ -193,7 +256,7 @@ def test_adaptive_steps_give_images_the_same_density_as_fixed_ones() -> None:
 @CONTEXTS
 def test_gradient_reaches_every_parameter_of_a_training_step(n_context: int) -> None:
     for flow, shape in (
-        (vectors(n_context, trace="hutchinson", atol=1e-5, rtol=1e-5), (3,)),
+        (vectors(n_context, trace="hutchinson", atol=1e-5, rtol=1e-5, couplings=1), (3,)),
         (images(n_context, trace="hutchinson"), (1, 2, 4)),
     ):
         x, given = torch.randn(8, *shape), context(8, n_context)

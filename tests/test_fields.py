@@ -75,6 +75,49 @@ def test_velocities_are_those_of_the_formulas(layer: str, activation: str, conte
 
 
 @KINDS
+@pytest.mark.parametrize("context", [0, N_CONTEXT])
+@pytest.mark.parametrize("way", [lambda net: net, Generic], ids=["by hand", "any field"])
+def test_each_row_has_the_velocity_of_its_own_time(
+    layer: str, context: int, way: type[Generic]
+) -> None:
+    net = field(layer, context_features=context)
+    times, (_, x, given) = torch.rand(B), inputs(context)
+    expected = [
+        layer_by_layer(net, times[i], x[i, None], None if given is None else given[i, None])
+        for i in range(B)
+    ]
+    found = way(net).at_times(times, x, given)
+    close(found, torch.cat(expected))
+    leaves, loss = list(net.parameters()), torch.randn(B, D)
+    pairs = zip(
+        torch.autograd.grad((found * loss).sum(), leaves),
+        torch.autograd.grad((torch.cat(expected) * loss).sum(), leaves),
+        strict=True,
+    )
+    for mine, theirs in pairs:
+        close(mine, theirs)
+
+
+@pytest.mark.parametrize("layer", ["ignore", "concat", "squash", "concatsquash"])
+def test_rows_with_times_of_their_own_share_the_weights(layer: str) -> None:
+    """What autograd keeps grows with the rows by numbers of a layer, not by those of a weight."""
+    net, n_rows = field(layer, hidden=(32, 32)), 50
+    x = torch.randn(n_rows, D)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        velocity = net.at_times(torch.rand(n_rows), x)
+    n_outputs = sum(net.layers.sizes)
+    assert velocity.shape == (n_rows, D)
+    assert sum(kept.values()) < 8 * n_rows * n_outputs < n_rows * net.layers.weights[1].numel()
+
+
+@KINDS
 @pytest.mark.parametrize("activation", SLOPES)
 @pytest.mark.parametrize("hidden", DEPTHS)
 @pytest.mark.parametrize("room", [1, 2**16])

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nfbench.build import build_model, build_module, build_schedule
+from nfbench.build import build_model
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.flat import tie_gradients
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.launch.estimate import one_step, random_rows
+from nfbench.training import build_module, build_schedule
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"glow2018_table2/glow": 44_520_660, "realnvp2016_table1/realnvp": 19_609_545}

@@ -16,6 +16,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from nfbench import plots, record
+from nfbench.catalog import load_table
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.data.base import DataModule
@@ -244,6 +245,14 @@ def test_what_is_not_finite_is_drawn_around(root: Path, tmp_path: Path) -> None:
     del broken["true_log_density"]
     np.savez(folder / "pictures.npz", **broken)
     assert imread(plot("tiny/maf/pinwheel", root=tmp_path)).ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "metric"),
+    [("toy2d", "test/kl"), ("rezende2015_energies", "test/reverse_kl"), ("digits", "test/kl")],
+)
+def test_panels_note_the_divergence_that_a_table_compares(table: str, metric: str) -> None:
+    assert plots.divergence(load_table(table, record.find_root())) == metric
 
 
 def test_a_long_table_over_the_plane_shows_one_panel_a_run(

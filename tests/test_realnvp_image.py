@@ -9,7 +9,7 @@ from harness import write_table
 from oracles import check_contract, check_gradients, close, randomize, through_file
 from torch import Tensor, nn
 
-from nfbench.build import build_model, build_module, build_schedule
+from nfbench.build import build_model
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.errors import UsageError
@@ -18,6 +18,7 @@ from nfbench.flows.realnvp import realnvp_image
 from nfbench.nets.channel_norm import ChannelNorm
 from nfbench.nets.realnvp_net import RealNVPNet
 from nfbench.nets.weight_norm import WeightNormConv
+from nfbench.training import build_module, build_schedule
 from nfbench.transforms.base import Transform
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.masked import MaskedCoupling, checkerboard

@@ -35,6 +35,18 @@ ROWS = {
         "training": {"max_steps": 160, "validate_every": 20, "chunk": 3},
         "cells": {"digits": {}},
     },
+    # Noise is drawn in every step, and evaluations are counted between validations.
+    "ode": MAF_EVERY_20
+    | {
+        "flow": {
+            "name": "ffjord",
+            "hidden": [4],
+            "T": 0.2,
+            "atol": 1e-2,
+            "rtol": 1e-2,
+            "gradient": "replay",
+        }
+    },
     "averaged": changed(
         MAF_EVERY_20,
         training={

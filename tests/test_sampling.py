@@ -41,10 +41,11 @@ from nfbench.latent import (
     spherical,
 )
 from nfbench.nets.made import MADE
+from nfbench.pages import Request, draw, magnification
 from nfbench.pictures import save_pictures
 from nfbench.portrait import portrait
 from nfbench.run import run
-from nfbench.sampling import Folder, Request, draw, magnification, seeded, write_pages
+from nfbench.sampling import Folder, seeded, write_pages
 from nfbench.transforms.base import Compose
 from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
@@ -364,7 +365,7 @@ def test_samples_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 
 
 def test_samples_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfbench.sampling.NUMBERS_AT_ONCE", 200)
+    monkeypatch.setattr("nfbench.pages.NUMBERS_AT_ONCE", 200)
     samples, counted = draw(MODELS["maf of flat images"](), Request(n=10), 64, CPU)
     assert samples.shape == (10, *SHAPE)
     assert len(samples.unique(dim=0)) == 10

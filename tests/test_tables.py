@@ -91,7 +91,8 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
             "n_test": 100,
             "fingerprint": changes.get("fingerprint", "f"),
         },
-        provenance=dict.fromkeys(record.KEYS["provenance"].split()),
+        provenance=dict.fromkeys(record.KEYS["provenance"].split())
+        | changes.get("provenance", {}),
         failure=failure,
     )
 
@@ -383,6 +384,27 @@ def test_further_numbers_are_shown_of_each_cell_and_of_each_row(with_extra: Path
     page = tables.markdown(view)
     assert "- Validation: `val/bits_per_dim` in bits/dim.\n" in page
     assert "- Parameters: `model/n_parameters`.\n" in page
+
+
+def test_the_seconds_of_a_run_are_a_further_number_and_words_are_none(root: Path) -> None:
+    file = root / "experiments" / "small" / "table.yaml"
+    file.write_text(TABLE + "extra: {provenance/seconds: {heading: Run, unit: s, decimals: 0}}")
+    for seed, seconds in enumerate((60.0, 91.0)):
+        provenance = {"seconds": seconds, "device": "CPU"}
+        record.write(make(root, "maf_5", "moons", seed=seed, provenance=provenance), root)
+    record.write(make(root, "gaussian", "moons"), root)
+    view = tables.build("small", root)
+    shown = {(line["row"], line["cell"]): line["Run"] for line in tables.lines(view)}
+    assert shown["maf_5", "moons"] == "76"
+    assert set(shown.values()) == {"76", ""}
+    assert "- Run: `provenance/seconds` in s.\n" in tables.markdown(view)
+    for wrong, message in (
+        ("provenance/second", "has no provenance/second; did you mean 'seconds'"),
+        ("provenance/device", "maf_5/moons/0: provenance/device: expected a number, got 'CPU'"),
+    ):
+        file.write_text(TABLE + f"extra: {{{wrong}: {{heading: Wrong}}}}")
+        with pytest.raises(UsageError, match=message):
+            tables.build("small", root)
 
 
 def test_further_numbers_change_no_other(root: Path) -> None:

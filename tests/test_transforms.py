@@ -17,6 +17,7 @@ from oracles import (
     through_file,
     two_ways,
 )
+from torch import nn
 from transform_case import N_CONTEXT, Case
 
 import nfbench.transforms
@@ -25,9 +26,11 @@ from nfbench.nets.mlp import MLP
 from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.contextual import Contextual
 from nfbench.transforms.coupling import Coupling, ShiftAndScale
 from nfbench.transforms.dequantize import Dequantize
-from nfbench.transforms.elementwise import SCALES, Additive, Affine, Elementwise
+from nfbench.transforms.elementwise import SCALES, Additive, Affine, Elementwise, Gate
+from nfbench.transforms.identity import Identity
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.lu import LULinear
@@ -101,6 +104,10 @@ def set_act_norm(features: int) -> Transform:
     return norm
 
 
+def contextual() -> Transform:
+    return Contextual(coupling(3, context=4), nn.Linear(N_CONTEXT, 4))
+
+
 def stack() -> Transform:
     inner = Compose([coupling(5), Permute([4, 2, 0, 1, 3]), BatchNorm(5)])
     return Compose([Flatten((5,)), inner, autoregressive(5, reverse=True), BatchNorm(5)])
@@ -109,6 +116,7 @@ def stack() -> Transform:
 CASES: dict[type, list[Case]] = {
     Autoregressive: [
         *(Case(scale, lambda s=scale: autoregressive(5, s), (5,)) for scale in SCALES),
+        Case("gate", lambda: Autoregressive(made(5), Gate()), (5,)),
         Case("one dimension", lambda: autoregressive(1), (1,)),
         Case(
             "one dimension, context",
@@ -146,6 +154,7 @@ CASES: dict[type, list[Case]] = {
         Case("one net", one_net_coupling, (5,)),
         Case("residual spline", spline_coupling, (5,)),
         Case("additive", lambda: Coupling(MLP(3, 2), Additive(), n_first=3), (5,)),
+        Case("gate", lambda: Coupling(MLP(3, 2, n_parameters=2), Gate(), n_first=3), (5,)),
         Case("image", lambda: image_coupling(4), (4, 2, 3), disturbance=SMALL),
     ],
     ActNorm: [
@@ -153,6 +162,11 @@ CASES: dict[type, list[Case]] = {
         Case("five dimensions", lambda: set_act_norm(5), (5,)),
         Case("image", lambda: set_act_norm(2), (2, 3, 2)),
     ],
+    Identity: [
+        Case("vector", Identity, (5,)),
+        Case("context", lambda: Identity(context_features=N_CONTEXT), (5,), conditional=True),
+    ],
+    Contextual: [Case("linear", contextual, (3,), conditional=True)],
     DiagonalScaling: [Case("five dimensions", lambda: DiagonalScaling(5), (5,))],
     LULinear: [
         Case("one dimension", lambda: LULinear(1), (1,)),
@@ -266,6 +280,7 @@ def test_every_transform_has_a_case() -> None:
     assert set(concrete_subclasses(Elementwise, nfbench.transforms)) == {
         Additive,
         Affine,
+        Gate,
         RationalQuadratic,
     }
 
@@ -297,7 +312,7 @@ def n_maps(transform: Transform) -> int:
     """How many maps a transform consists of."""
     if isinstance(transform, Compose):
         return sum(n_maps(part) for part in transform.parts)
-    if isinstance(transform, Inverse):
+    if isinstance(transform, Inverse | Contextual):
         return n_maps(transform.transform)
     return transform.layers if isinstance(transform, Planar | Radial | Sylvester) else 1
 

@@ -1,18 +1,25 @@
 """Data sets: one a file, all of them in `DATA`. numpy only."""
 
+from .binary import MNIST_DYNAMIC
 from .bsds300 import Bsds300
+from .caltech101_silhouettes import Caltech101Resplit, Caltech101Silhouettes
 from .celeba import CELEBA
 from .cifar10 import CIFAR10, CIFAR10_40K, Cifar10Subset
 from .curves import EIGHT_GAUSSIANS, MOONS, RINGS, TWO_SPIRALS
 from .dataset import Dataset, File, MissingDataError, Source, Splits, data_root, fingerprint
 from .digits import Digits
+from .energies import ForkedWave, SplitWave, TwoArcs, Wave
 from .fashion_mnist import FASHION_MNIST
+from .freyfaces import FreyFaces
 from .gas import Gas
 from .hepmass import Hepmass
 from .imagenet import IMAGENET32, IMAGENET64
 from .lsun import LSUN_BEDROOM, LSUN_CHURCH_OUTDOOR, LSUN_TOWER
 from .miniboone import Miniboone
 from .mnist import MNIST
+from .mnist_binarized import MnistBinarized
+from .omniglot import Omniglot
+from .omniglot_small import OmniglotSmall
 from .padded import MNIST_PADDED
 from .power import Power
 from .svhn import SVHN
@@ -27,7 +34,14 @@ DATA: dict[str, Dataset] = {
     "digits": Digits(),
     "mnist": MNIST,
     "mnist_padded": MNIST_PADDED,
+    "mnist_binarized": MnistBinarized(),
+    "mnist_dynamic": MNIST_DYNAMIC,
     "fashion_mnist": FASHION_MNIST,
+    "omniglot": Omniglot(),
+    "omniglot_small": OmniglotSmall(),
+    "caltech101_silhouettes": Caltech101Silhouettes(),
+    "caltech101_resplit": Caltech101Resplit(),
+    "freyfaces": FreyFaces(),
     "cifar10": CIFAR10,
     "cifar10_40k": CIFAR10_40K,
     "cifar10_subset": Cifar10Subset(),
@@ -44,6 +58,10 @@ DATA: dict[str, Dataset] = {
     "eight_gaussians": EIGHT_GAUSSIANS,
     "pinwheel": Pinwheel(),
     "two_spirals": TWO_SPIRALS,
+    "u1": TwoArcs(),
+    "u2": Wave(),
+    "u3": SplitWave(),
+    "u4": ForkedWave(),
 }
 
 __all__ = [

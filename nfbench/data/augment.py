@@ -1,7 +1,7 @@
 """Images changed at random, in batches on their device. Only training batches are.
 
-Each change moves pixels along rows and columns: the coordinates that they come from are worked out
-for the whole batch, and the pixels are gathered once.
+An augmentation moves pixels along rows and columns: the coordinates that they come from are worked
+out for the whole batch, and the pixels are gathered once.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,3 +52,14 @@ def augment(images: Tensor, names: Sequence[str], generator: Generator) -> Tenso
     image = torch.arange(n, device=device)[:, None, None, None]
     channel = torch.arange(n_channels, device=device)[:, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def binarize(images: Tensor, generator: Generator) -> Tensor:
+    """Images of 0 and 1, drawn: a pixel k in 0..255 becomes 1 with probability k / 255; uint8.
+
+    r < k for a uniform integer r in 0..254: exact, and a byte a pixel.
+    """
+    drawn = torch.randint(
+        255, images.shape, generator=generator, dtype=images.dtype, device=images.device
+    )
+    return (drawn < images).to(images.dtype)

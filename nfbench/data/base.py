@@ -17,10 +17,10 @@ from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 
-from .augment import AUGMENTATIONS, augment
+from .augment import AUGMENTATIONS, augment, binarize
 from .dataset import Dataset, Splits, fingerprint
 
-AUGMENT = 3  # a stream of random numbers of its own, beside the phases of module.py
+AUGMENT, WHOLE = 3, 4  # streams of random numbers of their own, beside the phases of module.py
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class ChunkLoader:
 
     With ``labels`` each chunk is a pair, the labels (k, batch_size) second. It starts from the
     step that ``step()`` tells, so a resumed run goes on where it was cut; what ``changes``, names
-    in ``AUGMENTATIONS``, draw depends on seed, rank and the chunk's first step alone.
+    in ``AUGMENTATIONS``, draw depends on seed, rank and the chunk's first step alone. So do, from
+    ``stochastic`` rows, the binary ones.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class ChunkLoader:
         *,
         device: torch.device,
         changes: Sequence[str] = (),
+        stochastic: bool = False,
     ) -> None:
         self.rows, self.labels = rows, labels
         self.order, self.schedule, self.step = order, schedule, step
-        self.device, self.changes = device, changes
+        self.device, self.changes, self.stochastic = device, changes, stochastic
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         start = self.step()
@@ -109,11 +111,13 @@ class ChunkLoader:
 
     def changed(self, chunk: Tensor, start: int) -> Tensor:
         """The chunk (k, batch_size, *event) that starts at a step, with the random changes."""
-        if not self.changes:
+        if not (self.changes or self.stochastic):
             return chunk
         seed = mix(self.order.seed, AUGMENT, start, self.order.rank)
         generator = torch.Generator(chunk.device).manual_seed(seed)
-        return augment(chunk.flatten(0, 1), self.changes, generator).view_as(chunk)
+        if self.changes:
+            chunk = augment(chunk.flatten(0, 1), self.changes, generator).view_as(chunk)
+        return binarize(chunk, generator) if self.stochastic else chunk
 
 
 def gather(rows: Tensor, index: Tensor) -> Tensor:
@@ -142,7 +146,7 @@ class DataModule(pl.LightningDataModule):
         dataset: where the arrays come from.
         batch_size: training rows in one optimizer step, on each rank.
         seed: of the batch order (the run's seed).
-        data_seed: of the data set itself, for synthetic sets.
+        data_seed: of the data set itself, where it is synthetic or its split depends on one.
         eval_batch_size: rows in one evaluation batch.
         conditional: whether training batches come with their labels.
         augment: names of random changes to training images, in ``AUGMENTATIONS``.
@@ -188,7 +192,7 @@ class DataModule(pl.LightningDataModule):
                 f"{self.fingerprint}; see nfbench data verify {self.dataset.name}"
             )
         self.is_mapped = isinstance(splits.train, np.memmap)
-        self.train, self.val, self.test = map(as_tensor, splits.arrays.values())
+        self.rows, self.val, self.test = map(as_tensor, splits.arrays.values())
         if self.conditional:
             self.labels = training_labels(self.dataset, splits)
         self.is_read = True
@@ -198,16 +202,24 @@ class DataModule(pl.LightningDataModule):
         self.device = torch.device(device)
         self.val, self.test = self.val.to(device), self.test.to(device)
         if not self.is_mapped:
-            self.train = self.train.to(device)
+            self.rows = self.rows.to(device)
         if self.labels is not None:
             self.labels = self.labels.to(device)
+
+    @property
+    def train(self) -> Tensor:
+        """The training rows as a model sees them; of a stochastic set one draw, by the seed."""
+        if not self.dataset.stochastic:
+            return self.rows
+        generator = torch.Generator(self.rows.device).manual_seed(mix(self.seed, WHOLE))
+        return binarize(self.rows, generator)
 
     def describe(self) -> dict[str, object]:
         """The section of a record on the data."""
         return {
             "name": self.dataset.name,
             "source": self.source,
-            "n_train": len(self.train),
+            "n_train": len(self.rows),
             "n_val": len(self.val),
             "n_test": len(self.test),
             "fingerprint": self.fingerprint,
@@ -219,20 +231,21 @@ class DataModule(pl.LightningDataModule):
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        return BatchOrder(len(self.train), self.batch_size, self.seed, rank, world_size)
+        return BatchOrder(len(self.rows), self.batch_size, self.seed, rank, world_size)
 
     def train_dataloader(self) -> ChunkLoader:
         """Chunks of training batches, as ``schedule`` cuts them."""
         if self.schedule is None:
             raise ValueError("schedule: expected the run's Schedule before training, got none")
         return ChunkLoader(
-            self.train,
+            self.rows,
             self.labels,
             self.order,
             self.schedule,
             self.step,
             device=self.device,
             changes=self.changes,
+            stochastic=self.dataset.stochastic,
         )
 
     def val_dataloader(self) -> RowLoader:

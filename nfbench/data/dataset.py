@@ -113,7 +113,8 @@ class Dataset(ABC):
 
     A subclass provides `read`. `levels` is the number of values a dimension can take in discrete
     data, `n_classes` that of labels, `sources` stand in order of preference, and `known` maps a
-    source to the fingerprint that its splits have.
+    source to the fingerprint that its splits have. Where it is `stochastic`, training images are
+    probabilities k / 255, k in 0..255, from which each batch is drawn: of 0 and 1, `levels` 2.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Dataset(ABC):
     event_shape: tuple[int, ...]
     sizes: tuple[int, int, int]
     levels: int | None = None
+    stochastic: bool = False
     n_classes: int | None = None
     sources: tuple[Source, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class Dataset(ABC):
     def load(self, root: Path | None = None, seed: int = 0) -> Splits:
         """The splits, read below `root` (default: `data_root()`) and checked.
 
-        `seed` draws the generated sets; sets that are read from files do not depend on it.
+        `seed` draws the generated sets, and the splits of files whose published split does.
         Raises `MissingDataError` without its files, `UsageError` on files that do not hold it.
         """
         splits = self.read(data_root() if root is None else root, seed)
@@ -167,12 +169,13 @@ class Dataset(ABC):
                     f"{where}: expected {dtype} of shape {shape}, got {array.dtype} of shape "
                     f"{array.shape}; a part of the set, or another one, cannot stand for it"
                 )
+            levels = 256 if self.stochastic and split == "train" else self.levels
             # All values of a byte are finite, and below 256.
-            for block in blocks(array) if self.levels != 256 else ():
+            for block in blocks(array) if levels != 256 else ():
                 if not np.isfinite(block).all():
                     raise UsageError(f"{where}: expected finite values, got NaN or infinity")
-                if self.levels is not None and block.max() >= self.levels:
-                    raise UsageError(f"{where}: expected values below {self.levels}")
+                if levels is not None and block.max() >= levels:
+                    raise UsageError(f"{where}: expected values below {levels}")
 
 
 def data_root() -> Path:

@@ -4,6 +4,7 @@ from .ffjord import ffjord, ffjord_image
 from .gaussian import gaussian
 from .glow import glow, glow_image
 from .iaf import iaf
+from .identity import identity
 from .lippe2021 import lippe_image
 from .maf import made, made_mog, maf, maf_mog
 from .nice import nice
@@ -13,6 +14,7 @@ from .rezende2015 import planar, radial
 from .sylvester import sylvester
 
 FLOWS = {
+    "identity": identity,
     "gaussian": gaussian,
     "made": made,
     "made_mog": made_mog,

@@ -3,19 +3,26 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from nfbench.distributions.base import StandardNormal
+from nfbench.nets.amortized import Amortized
 from nfbench.nets.conv_field import ConvField
+from nfbench.nets.field import Field
+from nfbench.nets.low_rank_field import LowRankField
+from nfbench.nets.mlp import MLP
 from nfbench.nets.mlp_field import MLPField
 from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.contextual import Contextual
+from nfbench.transforms.coupling import Coupling
+from nfbench.transforms.elementwise import Affine
 from nfbench.transforms.multiscale import MultiScale, Split
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.ode import ODE
 from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
-from .mixing import image_shape
+from .mixing import halves, image_shape
 
 SMALLEST = 4  # side of images that have a scale of their own
 
@@ -28,7 +35,9 @@ def ffjord(
     hidden: Sequence[int] = (64, 64, 64),
     layer: str = "concatsquash",
     activation: str = "tanh",
+    amortized_rank: int = 0,
     batch_norm: bool = False,
+    couplings: int = 0,
     T: float = 1.0,  # noqa: N803
     train_T: bool = True,  # noqa: N803
     solver: str = "dopri5",
@@ -36,6 +45,8 @@ def ffjord(
     rtol: float = 1e-5,
     step_size: float | None = None,
     gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
+    adjoint_atol: float | None = None,
+    adjoint_rtol: float | None = None,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
     noise: Literal["gaussian", "rademacher"] = "gaussian",
     probes: int = 1,
@@ -47,6 +58,9 @@ def ffjord(
 
     ``batch_norm`` puts a batch norm before the first and after each. All else is of ``MLPField``
     and ``ODE``; the defaults are those of the authors' code for two dimensions, whose T is 0.5.
+    A context adds to the biases, and with ``amortized_rank`` a matrix of that rank to each weight:
+    as the posterior of an autoencoder (section 4.2 and authors' code, ``cnf_rank``). ``couplings``
+    puts so many affine couplings after each ODE, which map either half of the dimensions in turn.
     """
     features = prod(event_shape)
     ode = partial(
@@ -58,6 +72,8 @@ def ffjord(
         rtol=rtol,
         step_size=step_size,
         gradient=gradient,
+        adjoint_atol=adjoint_atol,
+        adjoint_rtol=adjoint_rtol,
         trace=trace,
         noise=noise,
         probes=probes,
@@ -66,16 +82,63 @@ def ffjord(
         regularize=regularize,
     )
     parts: list[Transform] = [BatchNorm(features)] if batch_norm else []
-    for _ in range(blocks):
-        field = MLPField(
-            features,
-            hidden=hidden,
-            layer=layer,
-            activation=activation,
-            context_features=context_features,
-        )
-        parts += [ode(field), BatchNorm(features)] if batch_norm else [ode(field)]
+    net: dict[str, Any] = {
+        "hidden": hidden,
+        "activation": activation,
+        "context_features": context_features,
+    }
+    for index in range(blocks):
+        parts.append(block(features, ode, layer=layer, rank=amortized_rank, **net))
+        numbers = range(index * couplings, (index + 1) * couplings)
+        parts += [affine_coupling(features, swap=n % 2 == 1, **net) for n in numbers]
+        parts += [BatchNorm(features)] if batch_norm else []
     return Flow(StandardNormal([features]), Compose(parts))
+
+
+def block(
+    features: int,
+    ode: Callable[[Field], ODE],
+    *,
+    hidden: Sequence[int],
+    layer: str,
+    activation: str,
+    rank: int,
+    context_features: int,
+) -> Transform:
+    """An ODE with a network whose biases, or with a rank all of whose numbers, see the context.
+
+    Raises:
+        ValueError: if there is a rank without a context.
+    """
+    if not rank:
+        return ode(
+            MLPField(
+                features,
+                hidden=hidden,
+                layer=layer,
+                activation=activation,
+                context_features=context_features,
+            )
+        )
+    if not context_features:
+        raise ValueError(
+            f"amortized_rank: expected 0 without a context that weights depend on, got {rank}"
+        )
+    field = LowRankField(features, hidden=hidden, rank=rank, layer=layer, activation=activation)
+    numbers = Amortized(field.initial(), context_features=context_features)
+    return Contextual(ode(field), numbers)
+
+
+def affine_coupling(features: int, *, swap: bool, **net: Any) -> Coupling:
+    """A coupling that maps the second half of the dimensions, or the first, and starts near 1.
+
+    Raises:
+        ValueError: if there are not two dimensions to split in halves.
+    """
+    n_first, n_second = halves("ffjord, couplings", features)
+    fixed, mapped = (n_second, n_first) if swap else (n_first, n_second)
+    conditioner = MLP(fixed, mapped, n_parameters=2, init="near_zero", **net)
+    return Coupling(conditioner, Affine(scale="tanh"), n_first=n_first, swap=swap)
 
 
 def ffjord_image(
@@ -93,6 +156,8 @@ def ffjord_image(
     rtol: float = 1e-5,
     step_size: float | None = None,
     gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
+    adjoint_atol: float | None = None,
+    adjoint_rtol: float | None = None,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
     noise: Literal["gaussian", "rademacher"] = "rademacher",
     probes: int = 1,
@@ -118,6 +183,8 @@ def ffjord_image(
         rtol=rtol,
         step_size=step_size,
         gradient=gradient,
+        adjoint_atol=adjoint_atol,
+        adjoint_rtol=adjoint_rtol,
         trace=trace,
         noise=noise,
         probes=probes,

@@ -52,6 +52,19 @@ class Flow(DensityModel):
             noise = self.base.sample(n, context, temperature=temperature)
             return self.transform.generate(noise, context)
 
+    def sample_with_log_prob(
+        self, n: int, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw n rows (n, *event) and tell their log-densities (n,) in nats, by one pass.
+
+        ``log p(x) = log p_base(z) - log|det dx/dz|``, x = inverse(z): both can be differentiated
+        by the parameters, which is what divergences from samples are trained by.
+        """
+        with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
+            noise = self.base.sample(n, context)
+            x, log_det = self.transform.inverse(noise, context)
+            return x, self.base.log_prob(noise, context) - log_det
+
     @property
     def needs_calibration(self) -> bool:
         """Whether statistics of the training set must be set before evaluation."""

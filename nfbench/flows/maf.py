@@ -8,7 +8,7 @@ from nfbench.distributions.made_mog import AutoregressiveMixture
 from nfbench.nets.made import MADE
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
-from nfbench.transforms.elementwise import Affine
+from nfbench.transforms.elementwise import Affine, Elementwise
 from nfbench.transforms.normalize import BatchNorm
 
 from .flow import Flow
@@ -32,20 +32,46 @@ def maf(
     paper's.
     """
     features = prod(event_shape)
+    transform = masked_layers(
+        features,
+        Affine(scale=scale, bound=scale_bound),
+        layers=layers,
+        hidden=hidden,
+        activation=activation,
+        batch_norm=batch_norm,
+        context_features=context_features,
+        init=init,
+    )
+    return Flow(StandardNormal([features]), transform)
+
+
+def masked_layers(
+    features: int,
+    elementwise: Elementwise,
+    *,
+    layers: int,
+    hidden: Sequence[int],
+    activation: str,
+    batch_norm: bool,
+    context_features: int,
+    init: str,
+) -> Compose:
+    """The layers of ``maf``: MADEs for one map, the inputs' order reversed at each."""
     parts: list[Transform] = []
     for layer in range(layers):
         made = MADE(
             features,
+            n_parameters=elementwise.n_parameters,
             hidden=hidden,
             activation=activation,
             reverse=layer % 2 == 1,
             context_features=context_features,
             init=init,
         )
-        parts.append(Autoregressive(made, Affine(scale=scale, bound=scale_bound)))
+        parts.append(Autoregressive(made, elementwise))
         if batch_norm:
             parts.append(BatchNorm(features))
-    return Flow(StandardNormal([features]), Compose(parts))
+    return Compose(parts)
 
 
 def made(

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from nfbench.build import build_model, build_module, build_schedule, count_classes
+from nfbench.build import build_model, count_classes
 from nfbench.config import Experiment
 from nfbench.data import DATA
 from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
 from nfbench.module import DensityModule
+from nfbench.training import build_module, build_schedule
 
 WARM_UP, TIMED = 3, 10
 LONG = 5.0  # seconds of a call that is timed once

@@ -10,7 +10,8 @@ from .init import NEAR_ZERO
 class Amortized(nn.Module):
     """``value`` (*shape); with a context (B, C) ``value + context weight``, shape (B, *shape).
 
-    ``value`` starts as ``initial``, the weight (C, *shape) close to zero.
+    ``value`` starts as ``initial``, the weight (C, *shape) close to zero, so that what a context
+    adds is N(0, 1e-4) if its numbers are of unit size, however many they are.
 
     Raises:
         ValueError: when called, if the context is not what ``context_features`` says.
@@ -20,8 +21,11 @@ class Amortized(nn.Module):
         super().__init__()
         self.context_features = context_features
         self.value = nn.Parameter(initial)
-        weight = NEAR_ZERO * torch.randn(context_features, *initial.shape, dtype=initial.dtype)
-        self.weight = nn.Parameter(weight) if context_features else None
+        self.weight = None
+        if context_features:
+            spread = NEAR_ZERO * context_features**-0.5
+            weight = spread * torch.randn(context_features, *initial.shape, dtype=initial.dtype)
+            self.weight = nn.Parameter(weight)
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The numbers, for every row of a context if they depend on one."""

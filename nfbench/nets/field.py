@@ -24,6 +24,22 @@ class Field(nn.Module, ABC):
     def forward(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The velocity (B, *event) of x at the scalar t."""
 
+    def at_times(self, times: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The velocity (B, *event) of each row of x at its own time, times (B,).
+
+        Weights that change with time are made for every row, which is slow; a subclass that knows
+        how to share them overrides this.
+        """
+
+        def one(t: Tensor, row: Tensor, given: Tensor | None) -> Tensor:
+            given = None if given is None else given.unsqueeze(0)
+            velocity: Tensor = self(t, row.unsqueeze(0), given)
+            return velocity.squeeze(0)
+
+        ways = (0, 0, None if context is None else 0)
+        found: Tensor = torch.vmap(one, in_dims=ways)(times, x, context)
+        return found
+
     def vjp(
         self, t: Tensor, x: Tensor, probes: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A multilayer perceptron as a velocity field, with its derivatives written out."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from .activations import ACTIVATIONS
 from .context import check_context
 from .field import Field
-from .time_layers import LAYERS
+from .time_layers import LAYERS, GatedLayers, gated
 
 # Numbers that an exact trace holds at once: on a processor those of its cache, else memory.
 IN_CACHE, IN_MEMORY = 2**16, 2**24
@@ -42,12 +43,7 @@ class MLPField(Field):
         context_features: int = 0,
     ) -> None:
         super().__init__()
-        if layer not in LAYERS:
-            raise ValueError(f"layer: expected one of {', '.join(LAYERS)}; got {layer!r}")
-        if activation not in SLOPES:
-            raise ValueError(
-                f"activation: expected one of {', '.join(SLOPES)}; got {activation!r}"
-            )
+        check_names(layer, activation)
         self.n_dims, self.context_features, self.activation = (
             features,
             context_features,
@@ -77,6 +73,23 @@ class MLPField(Field):
         h = torch.addmm(shifts[0], x, weights[0].t())
         for weight, shift in zip(weights[1:], shifts[1:], strict=True):
             h = torch.addmm(shift, activate(h), weight.t())
+        return h
+
+    def at_times(self, times: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The velocity (B, D) of each row of x at its own time, times (B,)."""
+        if not isinstance(self.layers, GatedLayers):
+            return super().at_times(times, x, context)
+        check_context(context, self.context_features)
+        activate = ACTIVATIONS[self.activation]
+        gate, shift = (part(times.unsqueeze(1)) for part in (self.layers.gate, self.layers.shift))
+        if context is not None:
+            given = F.linear(context, self.context_weight)  # type: ignore[arg-type]
+            shift = given if shift is None else shift + given
+        gates, shifts = (self.layers.each_if(each) for each in (gate, shift))
+        biases, h = self.layers.each(self.layers.bias), x
+        parts = zip(self.layers.weights, biases, gates, shifts, strict=True)
+        for layer, part in enumerate(parts):
+            h = gated(activate(h) if layer else h, *part)
         return h
 
     def linearize(
@@ -138,10 +151,37 @@ def trace(weights: list[Tensor], slopes: list[Tensor], n_rows: int) -> Tensor:
     return total
 
 
+class Tanh(torch.autograd.Function):
+    """tanh p and its slope ``s = 1 - tanh^2 p``, whose own slope is ``-2 s tanh p``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(p: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope."""
+        return tanh_without_graph(p)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keep both."""
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_value: Tensor, grad_slope: Tensor) -> Tensor:
+        """The gradient of p, in two passes over the numbers where autograd takes eight."""
+        value, slope = ctx.saved_tensors
+        return torch.addcmul(grad_value, value, grad_slope, value=-2).mul_(slope)
+
+
 def tanh(p: Tensor) -> tuple[Tensor, Tensor]:
     """tanh p, and its slope 1 - tanh^2 p."""
+    return Tanh.apply(p) if p.requires_grad else tanh_without_graph(p)
+
+
+def tanh_without_graph(p: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as plain operations."""
     h = torch.tanh(p)
-    return h, torch.addcmul(torch.ones_like(h), h, h, value=-1)
+    return h, torch.addcmul(h.new_ones(()), h, h, value=-1)
 
 
 def softplus(p: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,3 +200,11 @@ def softplus(p: Tensor) -> tuple[Tensor, Tensor]:
 
 # From p to the value and slope of an activation there.
 SLOPES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"softplus": softplus, "tanh": tanh}
+
+
+def check_names(layer: str, activation: str) -> None:
+    """Refuse a name of no layer, or of no activation with a slope."""
+    if layer not in LAYERS:
+        raise ValueError(f"layer: expected one of {', '.join(LAYERS)}; got {layer!r}")
+    if activation not in SLOPES:
+        raise ValueError(f"activation: expected one of {', '.join(SLOPES)}; got {activation!r}")

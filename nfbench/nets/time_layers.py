@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 HYPER_UNITS, HYPER_SPREAD = 8, 0.01  # of the networks of ``Hyper`` (authors' code)
@@ -39,61 +40,86 @@ class TimeLayers(nn.Module, ABC):
         return nn.Parameter(torch.cat(parts))
 
     def each(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """The parts (out,) of a vector that belong to each layer."""
-        return vector.split(self.sizes)
+        """The parts (..., out) of vectors that belong to each layer."""
+        return vector.split(self.sizes, dim=-1)
 
     @abstractmethod
     def affine(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
         """W(t) (out, in) of each layer, and c(t) of all layers in one vector."""
 
 
-class Ignore(TimeLayers):
-    """``W h + b``, at any time."""
+class GatedLayers(TimeLayers):
+    """``g(t) (W h + b) + c(t)``: one gate g for each output, and W and b that do not change.
+
+    At one time for all rows the gates are folded into the weights; where each row has a time of
+    its own they are kept apart, so that no row needs weights of its own.
+    """
+
+    def gate(self, t: Tensor) -> Tensor | None:
+        """g(t) of all layers in one vector, or a row for each t of (B, 1); None if it is 1."""
+        return None
+
+    def shift(self, t: Tensor) -> Tensor | None:
+        """c(t), likewise; None if it is 0."""
+        return None
+
+    def each_if(self, vector: Tensor | None) -> Sequence[Tensor | None]:
+        """The parts (..., out) of vectors that belong to each layer; a None for each without."""
+        return [None] * len(self.sizes) if vector is None else self.each(vector)
 
     def affine(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        """W of each layer, and b."""
-        return list(self.weights), self.bias
+        """g(t) W (out, in) of each layer, and g(t) b + c(t) of all layers in one vector."""
+        weights: list[Tensor] = list(self.weights)
+        bias: Tensor = self.bias
+        gate, shift = self.gate(t), self.shift(t)
+        if gate is not None:
+            gates = zip(self.weights, self.each(gate), strict=True)
+            weights, bias = [weight * g.unsqueeze(1) for weight, g in gates], bias * gate
+        return weights, bias if shift is None else bias + shift
 
 
-class Concat(TimeLayers):
+class Ignore(GatedLayers):
+    """``W h + b``, at any time."""
+
+
+class Concat(GatedLayers):
     """``W h + b + v t``: the time is one input more of each layer."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__(widths, n_inputs=1)
         self.time = self.vector(self.bounds)
 
-    def affine(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        """W of each layer, and b + v t."""
-        return list(self.weights), torch.addcmul(self.bias, self.time, t)
+    def shift(self, t: Tensor) -> Tensor:
+        """v t."""
+        return line(t, self.time)
 
 
-class Squash(TimeLayers):
+class Squash(GatedLayers):
     """``(W h + b) sigmoid(u t + a)``: the time is a gate on each output."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__(widths)
         self.gate_time, self.gate_bias = self.vector(), self.vector()
 
-    def affine(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        """G W of each layer and G b, G the gates on the diagonal."""
-        gate = torch.addcmul(self.gate_bias, self.gate_time, t).sigmoid()
-        gates = zip(self.weights, self.each(gate), strict=True)
-        return [weight * g.unsqueeze(1) for weight, g in gates], self.bias * gate
+    def gate(self, t: Tensor) -> Tensor:
+        """sigmoid(u t + a)."""
+        return line(t, self.gate_time, self.gate_bias).sigmoid()
 
 
-class ConcatSquash(TimeLayers):
+class ConcatSquash(GatedLayers):
     """``(W h + b) sigmoid(u t + a) + v t``: a gate and an input more."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__(widths)
         self.time, self.gate_time, self.gate_bias = self.vector(), self.vector(), self.vector()
 
-    def affine(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        """G W of each layer and G b + v t, G the gates on the diagonal."""
-        gate = torch.addcmul(self.gate_bias, self.gate_time, t).sigmoid()
-        gates = zip(self.weights, self.each(gate), strict=True)
-        shift = torch.addcmul(self.bias * gate, self.time, t)
-        return [weight * g.unsqueeze(1) for weight, g in gates], shift
+    def gate(self, t: Tensor) -> Tensor:
+        """sigmoid(u t + a)."""
+        return line(t, self.gate_time, self.gate_bias).sigmoid()
+
+    def shift(self, t: Tensor) -> Tensor:
+        """v t."""
+        return line(t, self.time)
 
 
 class Blend(TimeLayers):
@@ -133,8 +159,25 @@ class Hyper(TimeLayers):
         units = torch.addcmul(self.unit_bias, self.unit_time, t).tanh()  # (layers, 8)
         triples = zip(self.weights, self.weight_units, units, strict=True)
         weights = [weight + change @ unit for weight, change, unit in triples]
-        changes = zip(self.each(self.bias_units), units, strict=True)
+        changes = zip(self.bias_units.split(self.sizes), units, strict=True)
         return weights, self.bias + torch.cat([change @ unit for change, unit in changes])
+
+
+def gated(
+    h: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """``g (W h + b) + c`` of rows h (B, in), g and c (B, out) where there are any."""
+    if gate is None:
+        return torch.addmm(bias if shift is None else bias + shift, h, weight.t())
+    h = torch.addmm(bias, h, weight.t())
+    return h * gate if shift is None else torch.addcmul(shift, h, gate)
+
+
+def line(t: Tensor, slope: Tensor, start: Tensor | None = None) -> Tensor:
+    """``start + slope t``, numbers (n,) of a scalar t, or a row of them for each t of (B, 1)."""
+    if t.dim():
+        return F.linear(t, slope.unsqueeze(1), start)
+    return slope * t if start is None else torch.addcmul(start, slope, t)
 
 
 LAYERS: dict[str, type[TimeLayers]] = {

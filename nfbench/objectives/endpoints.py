@@ -10,7 +10,6 @@ from nfbench.density import DensityModel
 from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.nets.field import Field
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.ode import ODE
 
@@ -96,19 +95,3 @@ def parts(transform: Transform) -> list[Transform]:
     if not isinstance(transform, Compose):
         return [transform]
     return [each for part in transform.parts for each in parts(part)]
-
-
-def velocity(field: Field, times: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
-    """The velocity (B, *event) of each row of x at its own time, times (B,).
-
-    Weights that change with time are made for every row: networks of which only the biases do
-    (``layer=concat``) are many times faster here.
-    """
-
-    def one(t: Tensor, row: Tensor, given: Tensor | None) -> Tensor:
-        given = None if given is None else given.unsqueeze(0)
-        return field(t, row.unsqueeze(0), given).squeeze(0)
-
-    ways = (0, 0, None if context is None else 0)
-    found: Tensor = torch.vmap(one, in_dims=ways)(times, x, context)
-    return found

@@ -100,3 +100,30 @@ class Affine(Elementwise):
         shift, a = parameters
         log_scale = -self.log_scale(a)
         return z * log_scale.exp() + shift, log_scale
+
+
+class Gate(Elementwise):
+    """``z = g x + (1 - g) m`` with ``g = sigmoid(s + bias)`` and parameters (m, s); log|dz/dx| =
+    log g.
+
+    A step of Kingma et al. (2016, section 4): the gate keeps x or forgets it for m, and starts
+    open if the bias is 1 to 2. The inverse is ``x = m + (z - m) / g``.
+    """
+
+    n_parameters = 2
+
+    def __init__(self, *, bias: float = 1.0) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return z = g x + (1 - g) m and log g."""
+        shift, raw = parameters
+        log_gate = F.logsigmoid(raw + self.bias)
+        return shift.lerp(x, log_gate.exp()), log_gate
+
+    def inverse(self, z: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return x = m + (z - m) / g and -log g."""
+        shift, raw = parameters
+        log_gate = F.logsigmoid(raw + self.bias)
+        return shift + (z - shift) * torch.exp(-log_gate), -log_gate
