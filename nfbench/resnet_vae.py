@@ -62,7 +62,8 @@ class ResNetVAE(LatentVariableModel):
         channels, *whole = event_shape
         self.parameters_shape = (observation.n_parameters, channels)
         self.first = NormalizedConv(channels, width, KERNEL, halve=True, std=STD)
-        size, built = halved(whole), []
+        size = halved(whole)
+        built: list[TopDownBlock] = []
         for level, count in enumerate(blocks):
             for block in range(count):
                 halve = level > 0 and block == 0

@@ -16,6 +16,7 @@ from nfbench.flows.posterior import check_posterior
 from nfbench.metrics import log_mean_exp
 
 ROWS_AT_ONCE = 2048  # of images times draws that are decoded together
+ACTIVE = 0.01  # the variance above which a latent unit is active
 ACTIVE_DRAWS = 16  # for each of the two means that the activity of a latent unit is told by
 
 
@@ -202,14 +203,13 @@ def active_units(model: LatentVariableModel, rows: Tensor, batch_size: int) -> i
     The variance over rows of data (N, *event) is estimated by the covariance of two means over
     draws that are independent of each other, so that what they are off by does not count.
     """
-    means = [
-        torch.cat(
-            [
-                torch.stack([model.latents(each) for _ in range(ACTIVE_DRAWS)]).mean(0)
-                for each in rows.split(batch_size)
-            ]
-        ).double()
-        for _ in range(2)
-    ]
-    one, other = (mean - mean.mean(0) for mean in means)
-    return int(((one * other).sum(0) / max(1, len(rows) - 1) > 0.01).sum())
+    first = second = product = torch.zeros((), dtype=torch.float64)
+    for each in rows.split(batch_size):
+        one, other = (
+            torch.stack([model.latents(each) for _ in range(ACTIVE_DRAWS)]).double().mean(0)
+            for _ in range(2)
+        )
+        first, second = first + one.sum(0).cpu(), second + other.sum(0).cpu()
+        product = product + (one * other).sum(0).cpu()
+    covariance = (product - first * second / len(rows)) / max(1, len(rows) - 1)
+    return int((covariance > ACTIVE).sum())

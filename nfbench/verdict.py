@@ -16,7 +16,7 @@ ROUNDING = 1e-9
 # What an audit may find in float64: rounding, which deep flows magnify; and how much of the mass
 # may lie beyond the square that is integrated over.
 TOLERANCE, MASS_TOLERANCE = 1e-6, 0.05
-SOLVER_ERROR = 100  # errors of many steps and dimensions, in relative tolerances of one
+SOLVER_ERROR = 100  # of an ODE: errors of many steps and dimensions, in relative tolerances
 SOUND = "ok"
 
 
@@ -140,9 +140,10 @@ def passes(record: Record) -> tuple[int, int]:
 
 
 def tolerance(record: Record) -> float:
-    """What an audit may find: rounding, or what a solver's own tolerance lets through."""
-    found = record.likelihood.get("rtol", 0.0)
-    return max(TOLERANCE, SOLVER_ERROR * max(found if isinstance(found, list) else [found]))
+    """What an audit may find: rounding, or what the tolerances of all solves let through."""
+    found, n_odes = record.likelihood.get("rtol", 0.0), record.likelihood.get("odes", 1)
+    largest = max(found if isinstance(found, list) else [found])
+    return max(TOLERANCE, SOLVER_ERROR * n_odes * largest)
 
 
 def faults_of(audit: Mapping[str, Any], allowed: float) -> Iterator[str]:

@@ -52,9 +52,7 @@ class Flow(DensityModel):
             noise = self.base.sample(n, context, temperature=temperature)
             return self.transform.generate(noise, context)
 
-    def sample_with_log_prob(
-        self, n: int, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample_with_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw n rows (n, *event) and tell their log-densities (n,) in nats, by one pass.
 
         ``log p(x) = log p_base(z) - log|det dx/dz|``, x = inverse(z): both can be differentiated
