@@ -81,18 +81,29 @@ def ffjord(
         max_evaluations=max_evaluations,
         regularize=regularize,
     )
-    parts: list[Transform] = [BatchNorm(features)] if batch_norm else []
-    net: dict[str, Any] = {
-        "hidden": hidden,
-        "activation": activation,
-        "context_features": context_features,
-    }
+    net: dict[str, Any] = {"hidden": hidden, "activation": activation}
+    net["context_features"] = context_features
+    fields = partial(block, features, ode, layer=layer, rank=amortized_rank, **net)
+    between = partial(affine_coupling, features, **net)
+    norm = partial(BatchNorm, features) if batch_norm else None
+    return Flow(StandardNormal([features]), in_turn(fields, between, norm, blocks, couplings))
+
+
+def in_turn(
+    ode: Callable[[], Transform],
+    coupling: Callable[..., Transform],
+    norm: Callable[[], Transform] | None,
+    blocks: int,
+    couplings: int,
+) -> Compose:
+    """So many ODEs, each with couplings of either half in turn after it and a norm around both."""
+    parts = [norm()] if norm else []
     for index in range(blocks):
-        parts.append(block(features, ode, layer=layer, rank=amortized_rank, **net))
+        parts.append(ode())
         numbers = range(index * couplings, (index + 1) * couplings)
-        parts += [affine_coupling(features, swap=n % 2 == 1, **net) for n in numbers]
-        parts += [BatchNorm(features)] if batch_norm else []
-    return Flow(StandardNormal([features]), Compose(parts))
+        parts += [coupling(swap=n % 2 == 1) for n in numbers]
+        parts += [norm()] if norm else []
+    return Compose(parts)
 
 
 def block(
