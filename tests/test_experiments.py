@@ -14,6 +14,7 @@ from nfbench.config import load
 ROOT = Path(nfbench.__file__).parents[1]
 FILES = sorted(p for p in (ROOT / "experiments").rglob("*") if p.is_file())
 ROWS = [p for p in FILES if p.name != "table.yaml"]
+UNCONFIRMED = "the paper's number is not confirmed, and not shown"
 
 
 def test_there_are_experiments_and_nothing_else_beside_them() -> None:
@@ -33,7 +34,7 @@ def test_every_row_is_listed_and_each_of_its_cells_loads(path: Path) -> None:
     for cell in cells:
         experiment = load(f"{table.name}/{path.stem}", cell, root=ROOT)
         assert experiment.title
-        if table.paper.title:
+        if table.paper.title and UNCONFIRMED not in experiment.deviations:
             assert experiment.reported is not None and experiment.reported.source
 
 
