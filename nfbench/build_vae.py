@@ -43,6 +43,11 @@ def check_vae(settings: Vae) -> None:
                 f"vae.{key}: expected {expected!r}, as network {settings.network} does not take "
                 f"it; got {value!r}"
             )
+    for key in ("hidden", "blocks"):
+        if min(getattr(settings, key), default=1) < 1:
+            raise ValueError(
+                f"vae.{key}: expected sizes of at least 1, got {getattr(settings, key)}"
+            )
 
 
 def build_vae(experiment: Experiment, dataset: Dataset) -> LatentVariableModel:

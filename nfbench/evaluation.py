@@ -108,8 +108,11 @@ def latent_metrics(module: DensityModule, data: DataModule) -> Metrics:
         return {}
     module.draw_from(TEST, 2)
     terms = [model.terms(rows) for rows in data.test.split(data.eval_batch_size)]
-    rate = summarize(torch.cat([each.rates.sum(1) for each in terms]))
-    distortion = summarize(-torch.cat([each.log_likelihood for each in terms]))
+    rates = torch.cat([each.rates.sum(1) for each in terms])
+    distortions = -torch.cat([each.log_likelihood for each in terms])
+    for name, values in (("rate", rates), ("distortion", distortions)):
+        check(f"test, {name}", values.cpu(), len(data.test), module.step)
+    rate, distortion = summarize(rates), summarize(distortions)
     return {
         "test/rate": rate.mean,
         "test/distortion": distortion.mean,
@@ -128,6 +131,7 @@ def divergence_metrics(module: DensityModule, data: DataModule) -> Metrics:
         return {}
     module.draw_from(TEST, 3)
     found = excess(module.model, len(data.test), partial(dataset.energy, xp=torch))
+    check("test, reverse divergence", found.cpu(), len(data.test), module.step)
     gap = summarize(found.double() + dataset.log_normalizer)
     return {"test/reverse_kl": gap.mean, "test/reverse_kl_se": gap.se}
 

@@ -138,7 +138,7 @@ class DensityModule(pl.LightningModule):
             group["lr"] = self.rate()
         optimizer.zero_grad(set_to_none=False)
         beta = self.schedule.beta(self.step)
-        weight = () if beta == 1 else (torch.tensor(beta, device=x.device),)
+        weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
         loss = self.objective(self.model, x, context, *weight)
         self.manual_backward(loss)
         if self.clip_norm is not None:

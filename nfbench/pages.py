@@ -112,7 +112,7 @@ def sampled(model: DensityModel, x: Tensor, request: Request) -> Page:
 
 def morphed(model: VAE, x: Tensor, request: Request) -> Page:
     """From one real image to another, a pair in a row: what is expected of latents between."""
-    z = model.latents(x[: len(x) // 2 * 2])
+    z = model.latents(model.encode(x[: len(x) // 2 * 2]))
     t = torch.linspace(0, 1, STEPS, device=x.device)[:, None]
     images = model.decode(torch.lerp(z[::2, None], z[1::2, None], t).flatten(0, 1))
     remark = f"{len(x) // 2} pairs of test images and the latents between, on a line"
@@ -123,7 +123,10 @@ def morphed(model: VAE, x: Tensor, request: Request) -> Page:
 def decoded(model: VAE, x: Tensor, request: Request) -> Page:
     """Real images, and what the decoder expects of a draw of their latents."""
     white = model.levels - 1
-    rows = [to_bytes(as_array(each), white) for each in (x, model.decode(model.latents(x)))]
+    rows = [
+        to_bytes(as_array(each), white)
+        for each in (x, model.decode(model.latents(model.encode(x))))
+    ]
     remark = f"{len(x)} test images, and what is expected of a draw of their latents"
     return Page(f"reconstruction-s{request.seed}", np.concatenate(rows), len(x), remark)
 

@@ -89,8 +89,11 @@ class ResNetVAE(LatentVariableModel):
         """The blocks, the one next to the data first."""
         return [block for block in self.blocks if isinstance(block, TopDownBlock)]
 
-    def look_up(self, x: Tensor) -> list[Evidence]:
-        """What the way up from data (B, C, H, W) says of the latents of each block."""
+    def encode(self, x: Tensor) -> list[Evidence]:
+        """What the way up from data (B, C, H, W) says of the latents of each block.
+
+        The blocks' latents are in groups by feature maps.
+        """
         h = self.first((x.to(self.top.dtype) + 0.5) / self.observation.levels - 0.5)
         found = []
         for block in self.upwards:
@@ -126,17 +129,13 @@ class ResNetVAE(LatentVariableModel):
         )
         return Terms(self.observation.log_prob(x, parameters), log_prior, log_posterior)
 
-    def terms(self, x: Tensor) -> Terms:
-        """The parts of the bound of each row of data (B, C, H, W), latents in feature maps."""
-        return self.explain(x, self.look_up(x))
-
-    def latents(self, x: Tensor) -> Tensor:
-        """A draw of all latents (B, Z) for each row of data, the topmost block first."""
-        return torch.cat([each.z.flatten(1) for each in self.look_down(self.look_up(x))[1]], 1)
+    def latents(self, found: Sequence[Evidence]) -> Tensor:
+        """A draw of all latents (B, Z) of rows that are encoded, the topmost block first."""
+        return torch.cat([each.z.flatten(1) for each in self.look_down(found)[1]], 1)
 
     def bound(self, x: Tensor, draws: int) -> Tensor:
         """``log (1/K) sum_k p(x, z_k) / q(z_k | x)`` (B,), float64; one way up for all draws."""
-        found = self.look_up(x)
+        found = self.encode(x)
         return log_mean_exp(self.explain(x, found).bound for _ in range(draws))
 
     def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:

@@ -76,6 +76,11 @@ def build_objective(
                 raise UsageError(
                     f"{where}.{key}: expected {default}, as {name} does not take it; got {value}"
                 )
+    if training.anneal_start and not training.anneal_steps:
+        raise UsageError(
+            f"{where}.anneal_start: expected 0, as anneal_steps is 0 and nothing is annealed; "
+            f"got {training.anneal_start}"
+        )
     if training.anneal_steps and "beta" not in inspect.signature(OBJECTIVES[name]).parameters:
         raise UsageError(
             f"{where}.anneal_steps: expected 0, as {name} has nothing to anneal; got "

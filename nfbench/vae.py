@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +60,20 @@ class LatentVariableModel(DensityModel):
         return "lower bound"
 
     @abstractmethod
-    def terms(self, x: Tensor) -> Terms:
-        """The parts of the bound of each row of data (B, *event), with a draw of z for each."""
+    def encode(self, x: Tensor) -> Any:
+        """The code of rows of data (B, *event): what q(z | x) is made of."""
 
     @abstractmethod
-    def latents(self, x: Tensor) -> Tensor:
-        """A draw of z for each row of data, flat: (B, Z)."""
+    def explain(self, x: Tensor, code: Any) -> Terms:
+        """The parts of the bound of rows with their code, with a draw of z for each."""
+
+    @abstractmethod
+    def latents(self, code: Any) -> Tensor:
+        """A draw of z for each row of a code, flat: (B, Z)."""
+
+    def terms(self, x: Tensor) -> Terms:
+        """The parts of the bound of each row of data (B, *event), with a draw of z for each."""
+        return self.explain(x, self.encode(x))
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """A draw of the evidence lower bound of each row (B, *event) in nats, shape (B,).
@@ -113,7 +122,8 @@ class VAE(LatentVariableModel):
         importance_draws: how many z the test's importance-weighted bound takes.
 
     Raises:
-        ValueError: if the flow cannot be trained from noise to data, or bounds are no interval.
+        ValueError: if the flow cannot be trained from noise to data, if bounds are no interval,
+            or if many draws are asked of a flow whose log-determinant is an estimate.
     """
 
     def __init__(
@@ -131,6 +141,12 @@ class VAE(LatentVariableModel):
         super().__init__()
         check_posterior(flow)
         check_bounds(variance_bounds)
+        if importance_draws > 1 and flow.likelihood == "estimate":
+            raise ValueError(
+                f"importance_draws: expected 1, got {importance_draws}; log q is an estimate in "
+                f"{latent} dimensions, and the mean of its exponential is no bound "
+                "(flow.exact_dims makes it exact)"
+            )
         self.encoder, self.flow, self.decoder = encoder, flow, decoder
         self.observation, self.latent = observation, latent
         self.variance_bounds, self.importance_draws = tuple(variance_bounds), importance_draws
@@ -158,13 +174,10 @@ class VAE(LatentVariableModel):
         log_likelihood = self.observation.log_prob(x, self.decoder(z))
         return Terms(log_likelihood, self.prior.log_prob(z)[:, None], log_posterior[:, None])
 
-    def terms(self, x: Tensor) -> Terms:
-        """The parts of the bound of each row of data (B, *event), with a draw of z for each."""
-        return self.explain(x, self.encode(x))
-
-    def latents(self, x: Tensor) -> Tensor:
-        """A draw of z (B, Z) for each row of data."""
-        return self.draw(self.encode(x))[0]
+    def latents(self, code: Code) -> Tensor:
+        """A draw of z (B, Z) for each row of a code, without its density."""
+        start = code.mean + code.std * torch.randn_like(code.mean)
+        return self.flow.transform.generate(start, code.features)
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z) in levels, float (B, *event), of latents (B, Z)."""
@@ -205,11 +218,17 @@ def active_units(model: LatentVariableModel, rows: Tensor, batch_size: int) -> i
     """
     first = second = product = torch.zeros((), dtype=torch.float64)
     for each in rows.split(batch_size):
-        one, other = (
-            torch.stack([model.latents(each) for _ in range(ACTIVE_DRAWS)]).double().mean(0)
-            for _ in range(2)
-        )
+        code = model.encode(each)
+        one, other = mean_latents(model, code), mean_latents(model, code)
         first, second = first + one.sum(0).cpu(), second + other.sum(0).cpu()
         product = product + (one * other).sum(0).cpu()
     covariance = (product - first * second / len(rows)) / max(1, len(rows) - 1)
     return int((covariance > ACTIVE).sum())
+
+
+def mean_latents(model: LatentVariableModel, code: Any) -> Tensor:
+    """The mean (B, Z) over draws of z, float64; one draw is kept at a time."""
+    total = model.latents(code).double()
+    for _ in range(ACTIVE_DRAWS - 1):
+        total += model.latents(code)
+    return total / ACTIVE_DRAWS

@@ -249,7 +249,7 @@ def test_a_diagonal_posterior_has_the_divergence_in_closed_form() -> None:
     x = images(1)
     (only,) = model.upwards
     with torch.no_grad():
-        (seen,) = model.look_up(x)
+        (seen,) = model.encode(x)
         parts = only.look_down(model.summit(1))
         mean, log_std = seen.mean + parts[2], seen.log_std + parts[3]
         q = torch.distributions.Normal(mean, log_std.exp())
@@ -308,7 +308,7 @@ def test_samples_are_images(likelihood: str, levels: int) -> None:
     assert (x.shape, x.dtype) == ((5, 2, 5, 6), torch.uint8)
     assert int(x.max()) < levels
     assert model.log_prob(x).isfinite().all()
-    assert model.latents(x).shape == (5, 2 * (3 * 3 + 2 * 2 + 2 * 2))
+    assert model.latents(model.encode(x)).shape == (5, 2 * (3 * 3 + 2 * 2 + 2 * 2))
     assert 0 <= active_units(model, x, 5) <= 34
     with pytest.raises(ValueError, match="temperature"):
         model.sample(1, temperature=-1.0)

@@ -130,7 +130,7 @@ def test_the_parts_of_the_bound_are_what_they_are_called() -> None:
     torch.manual_seed(3)
     terms = model.terms(x)
     torch.manual_seed(3)
-    z = model.latents(x)
+    z = model.latents(model.encode(x))
     posterior = torch.distributions.MultivariateNormal(
         (x - world.shift) @ world.gain.T, world.covariance
     )
@@ -257,13 +257,17 @@ class Fixed(LatentVariableModel):
         super().__init__()
         self.given = terms
 
-    def terms(self, x: Tensor) -> Terms:
+    def explain(self, x: Tensor, code: Tensor) -> Terms:
         """The given ones."""
         return self.given
 
-    def latents(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
+        """The data."""
+        return x
+
+    def latents(self, code: Tensor) -> Tensor:
         """None."""
-        return torch.zeros(len(x), 1)
+        return torch.zeros(len(code), 1)
 
     def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """None."""
@@ -308,6 +312,17 @@ def test_refusals() -> None:
         check_elbo(identity)
     with pytest.raises(ValueError, match="free_bits: expected 0"):
         check_elbo(model, free_bits=1.0, tempering="joint")
+    estimate = FLOWS["ffjord"]([Z], context_features=D, hidden=(4,), exact_dims=Z - 1)
+    with pytest.raises(ValueError, match="importance_draws: expected 1, got 2"):
+        VAE(
+            nn.Identity(),
+            estimate,
+            nn.Identity(),
+            Normal(),
+            latent=Z,
+            features=D,
+            importance_draws=2,
+        )
 
 
 def test_the_variance_is_cut_to_its_bounds() -> None:

@@ -211,7 +211,7 @@ class DataModule(pl.LightningDataModule):
         """The training rows as a model sees them; of a stochastic set one draw, by the seed."""
         if not self.dataset.stochastic:
             return self.rows
-        generator = torch.Generator(self.rows.device).manual_seed(mix(self.seed, WHOLE))
+        generator = torch.Generator(self.rows.device).manual_seed(mix(self.seed, WHOLE, 0, 1))
         return binarize(self.rows, generator)
 
     def describe(self) -> dict[str, object]:

@@ -186,7 +186,7 @@ class DiscretizedLogistic(Observation):
         low, high = self.ends(mean, scale)
         uniform = low + (high - low) * torch.rand_like(mean)
         # Neither end of the interval: the logit would be infinite.
-        noise = torch.logit(uniform, eps=torch.finfo(mean.dtype).eps / 4)
+        noise = torch.logit(uniform, eps=torch.finfo(mean.dtype).eps / 2)
         levels = ((mean + scale * noise + 0.5) * self.levels).floor()
         return levels.clamp(0, self.levels - 1).to(torch.uint8)
 
