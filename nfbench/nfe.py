@@ -89,6 +89,7 @@ class NfeMeter:
     def describe(self) -> dict[str, Any]:
         """What a record says of the ODEs: solvers, tolerances, probes, evaluations.
 
+        The ``norm`` of the tolerances is not said where it is torchdiffeq's, ``rms``.
         ``nfe`` holds the mean evaluations for each solve: ``forward`` and ``backward`` of training
         between the last two validations, ``evaluation`` of the test set, ``sampling``; with the
         rows of a batch, which all take the same steps. ``probes_se`` is the standard error of the
@@ -101,6 +102,8 @@ class NfeMeter:
         if adaptive := [o for o in odes if o.step_size is None]:
             found["atol"] = common([o.tolerance.atol for o in adaptive])
             found["rtol"] = common([o.tolerance.relative(o.sqrt_T.dtype) for o in adaptive])
+            if (norm := common([o.tolerance.norm for o in adaptive])) != "rms":
+                found["norm"] = norm
         if estimates := [o for o in odes if o.likelihood == "estimate"]:
             found["probes"] = common([o.probes for o in estimates])
             if (se := self.probes_se()) is not None:

@@ -15,11 +15,11 @@ from nfbench.flows.flow import Flow
 from nfbench.nets.conv_field import ConvField
 from nfbench.nets.mlp_field import MLPField
 from nfbench.transforms.coupling import Coupling
-from nfbench.transforms.dopri5 import Tolerance
 from nfbench.transforms.multiscale import MultiScale
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.ode import ODE, count_nfe
 from nfbench.transforms.squeeze import Squeeze
+from nfbench.transforms.tolerance import Tolerance
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -100,6 +100,16 @@ def test_the_defaults_of_vectors_are_those_of_the_code() -> None:
 @pytest.mark.parametrize(
     "build", [lambda **a: ffjord([2], **a), lambda **a: ffjord_image((1, 4, 4), **a)]
 )
+def test_the_norm_is_that_of_all_solves(build: Callable[..., Flow]) -> None:
+    for ode in odes(build(norm="max", adjoint_rtol=1e-2)):
+        assert ode.tolerance == Tolerance(1e-5, 1e-5, "max")
+        assert ode.adjoint_tolerance == Tolerance(1e-5, 1e-2, "max")
+    assert odes(build())[0].tolerance.norm == "rms"
+
+
+@pytest.mark.parametrize(
+    "build", [lambda **a: ffjord([2], **a), lambda **a: ffjord_image((1, 4, 4), **a)]
+)
 def test_the_adjoint_can_be_solved_to_other_tolerances(build: Callable[..., Flow]) -> None:
     for ode in odes(build(atol=1e-6, rtol=1e-4, adjoint_atol=1e-3, adjoint_rtol=1e-2)):
         assert (ode.tolerance, ode.adjoint_tolerance) == (
@@ -157,8 +167,9 @@ def test_evaluations_of_odes_between_couplings_are_counted() -> None:
     (-flow.log_prob(torch.randn(8, 3)).mean()).backward()
     counts = count_nfe(flow, reset=True)
     assert counts["forward"][0] == counts["backward"][0] == len(fields) == 2
-    assert counts["forward"][1] + counts["backward"][1] == calls.count("divergence") > 20
-    assert "forward" not in calls
+    assert counts["forward"][1] + counts["backward"][1] == len(calls) > 20
+    # The second of the six stages of a step leads on, but its trace has no weight.
+    assert 5 * calls.count("forward") < calls.count("divergence")
     calls.clear()
     with torch.no_grad():
         flow.eval().sample(8)

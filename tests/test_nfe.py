@@ -182,6 +182,16 @@ def test_solvers_that_differ_are_told_apart() -> None:
     }
 
 
+def test_the_norm_is_told_where_it_is_not_the_usual_one() -> None:
+    euler = ode(solver="rk4", step_size=0.5, gradient="autograd", norm="max")  # controls no step
+    for parts, expected in (
+        ([ode(), ode(norm="rms"), euler], None),
+        ([ode(norm="max"), ode(norm="max"), euler], "max"),
+        ([ode(), ode(norm="max")], ["rms", "max"]),
+    ):
+        assert NfeMeter(flow_of(*parts)).describe().get("norm") == expected
+
+
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Lose all since the last checkpoint at a training step."""
 

@@ -515,6 +515,7 @@ def test_a_failed_integration_is_a_failed_run() -> None:
         ({"trace": "best"}, "trace: expected one of hutchinson, exact"),
         ({"noise": "white"}, "noise: expected one of rademacher, gaussian"),
         ({"solver": "dopri9"}, "solver: expected one of dopri5"),
+        ({"norm": "l2"}, "norm: expected one of rms, max; got 'l2'"),
         ({"T": 0.0}, "T: expected a positive number, got 0.0"),
         ({"probes": 0}, "probes: expected a positive number"),
         ({"solver": "rk4"}, "expected one with step_size with it, got rk4 and None"),

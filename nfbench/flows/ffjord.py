@@ -43,6 +43,7 @@ def ffjord(
     solver: str = "dopri5",
     atol: float = 1e-5,
     rtol: float = 1e-5,
+    norm: Literal["rms", "max"] = "rms",
     step_size: float | None = None,
     gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
     adjoint_atol: float | None = None,
@@ -57,10 +58,9 @@ def ffjord(
     """FFJORD for vectors: ``blocks`` ODEs one after another, each of a network of its own.
 
     ``batch_norm`` puts a batch norm before the first and after each. All else is of ``MLPField``
-    and ``ODE``; the defaults are those of the authors' code for two dimensions, whose T is 0.5.
-    A context adds to the biases, and with ``amortized_rank`` a matrix of that rank to each weight:
-    as the posterior of an autoencoder (section 4.2 and authors' code, ``cnf_rank``). ``couplings``
-    puts so many affine couplings after each ODE, which map either half of the dimensions in turn.
+    and ``ODE``; defaults are of the authors' code for two dimensions, whose T is 0.5. A context
+    adds to the biases, with ``amortized_rank`` a matrix of that rank to each weight (section 4.2).
+    ``couplings`` puts so many affine ones after each ODE, of either half of dimensions in turn.
     """
     features = prod(event_shape)
     ode = partial(
@@ -70,6 +70,7 @@ def ffjord(
         solver=solver,
         atol=atol,
         rtol=rtol,
+        norm=norm,
         step_size=step_size,
         gradient=gradient,
         adjoint_atol=adjoint_atol,
@@ -81,12 +82,11 @@ def ffjord(
         max_evaluations=max_evaluations,
         regularize=regularize,
     )
-    net: dict[str, Any] = {"hidden": hidden, "activation": activation}
-    net["context_features"] = context_features
-    fields = partial(block, features, ode, layer=layer, rank=amortized_rank, **net)
-    between = partial(affine_coupling, features, **net)
-    norm = partial(BatchNorm, features) if batch_norm else None
-    return Flow(StandardNormal([features]), in_turn(fields, between, norm, blocks, couplings))
+    net: dict[str, Any] = {"activation": activation, "context_features": context_features}
+    fields = partial(block, features, ode, hidden=hidden, layer=layer, rank=amortized_rank, **net)
+    between = partial(affine_coupling, features, hidden=hidden, **net)
+    around = partial(BatchNorm, features) if batch_norm else None
+    return Flow(StandardNormal([features]), in_turn(fields, between, around, blocks, couplings))
 
 
 def in_turn(
@@ -165,6 +165,7 @@ def ffjord_image(
     solver: str = "dopri5",
     atol: float = 1e-5,
     rtol: float = 1e-5,
+    norm: Literal["rms", "max"] = "rms",
     step_size: float | None = None,
     gradient: Literal["adjoint", "autograd", "replay"] = "adjoint",
     adjoint_atol: float | None = None,
@@ -192,6 +193,7 @@ def ffjord_image(
         solver=solver,
         atol=atol,
         rtol=rtol,
+        norm=norm,
         step_size=step_size,
         gradient=gradient,
         adjoint_atol=adjoint_atol,

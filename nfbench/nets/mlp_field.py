@@ -13,7 +13,7 @@ from .field import Field
 from .time_layers import LAYERS, GatedLayers, gated
 
 # Numbers that an exact trace holds at once: on a processor those of its cache, else memory.
-IN_CACHE, IN_MEMORY = 2**16, 2**24
+IN_CACHE, IN_MEMORY = 2**18, 2**24
 
 
 class MLPField(Field):
@@ -112,7 +112,10 @@ class MLPField(Field):
         velocity, weights, slopes = self.linearize(t, x, context)
         rows = probes.flatten(0, 1) @ weights[-1]
         for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
-            rows = (rows.view(len(probes), *slope.shape) * slope).flatten(0, 1) @ weight
+            if len(probes) > 1:  # else their dimension costs its sum on the way back
+                rows = (rows.view(len(probes), *slope.shape) * slope).flatten(0, 1) @ weight
+            else:
+                rows = (rows * slope) @ weight
         return velocity, rows.view_as(probes)
 
     def divergence(
@@ -130,7 +133,8 @@ def trace(weights: list[Tensor], slopes: list[Tensor], n_rows: int) -> Tensor:
 
     It is that of ``S_{L-1} ... S_1 (W_1 W_L)``. So one hidden layer costs a product with a vector
     and two cost one product of a whole forward pass, whatever D is; with more, the D unit vectors
-    are pushed through the inner layers, some at a time.
+    are pushed through the inner layers, some at a time, from either end, and meet before the last
+    of them.
     """
     first, *inner, last = weights if len(weights) > 1 else (weights[0], weights[0])
     if not slopes:
@@ -142,13 +146,25 @@ def trace(weights: list[Tensor], slopes: list[Tensor], n_rows: int) -> Tensor:
     total = first.new_zeros(n_rows)
     width = max(len(weight) for weight in weights)
     room = IN_CACHE if first.is_cpu else IN_MEMORY
-    chunk = max(1, room // max(1, n_rows * width))
+    chunk = max(1, room // (max(n_rows, width) * width))
     for columns, rows in zip(first.t().split(chunk), last.split(chunk), strict=True):
-        tangents = columns * slopes[0].unsqueeze(1)  # (B, chunk, width)
-        for weight, slope in zip(inner, slopes[1:], strict=True):
-            tangents = (tangents @ weight.t()) * slope.unsqueeze(1)
-        total = total + tangents.flatten(1) @ rows.flatten()
+        tangents = push(columns, slopes[0], inner[0].t())  # (B, chunk, width)
+        for weight, slope in zip(inner[1:-1], slopes[1:-2], strict=True):
+            tangents = (tangents * slope.unsqueeze(1)) @ weight.t()
+        cotangents = push(rows, slopes[-1], inner[-1])
+        total = total + torch.linalg.vecdot((tangents * cotangents).sum(1), slopes[-2])
     return total
+
+
+def push(vectors: Tensor, slope: Tensor, weight: Tensor) -> Tensor:
+    """``v S W`` (B, k, out) of vectors v (k, in), slopes S (B, in) on the diagonal, W (in, out).
+
+    With many rows it is one product ``S (v W)``, each v scaling the rows of W.
+    """
+    if len(slope) < len(weight):
+        return (vectors * slope.unsqueeze(1)) @ weight
+    scaled = vectors.t().unsqueeze(2) * weight.unsqueeze(1)  # (in, k, out)
+    return (slope @ scaled.flatten(1)).view(len(slope), len(vectors), -1)
 
 
 class Tanh(torch.autograd.Function):

@@ -1,14 +1,14 @@
 """The method of Dormand and Prince, and its derivative from checkpoints of its steps."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dynamics import Dynamics
+from .tolerance import Tolerance
 
 # Dormand & Prince (1980): where in a step each slope is taken, what of the slopes before leads
 # there, and how a step of order 5 is weighted, which is where the next one starts. The error is
@@ -25,37 +25,29 @@ STAGES = (
 ORDER4 = (1951 / 21600, 0.0, 22642 / 50085, 451 / 720, -12231 / 42400, 649 / 6300, 1 / 60)
 ERROR = tuple(b - c for b, c in zip((*STAGES[-1], 0.0), ORDER4, strict=True))
 N_STAGES = len(STAGES)
+# Stages that are only led through: what is integrated there counts neither in the sum nor in its
+# error.
+UNWEIGHTED = [i for i in range(N_STAGES) if STAGES[-1][i] == ERROR[i] == 0]
 # Of the step size: the factor of the optimal one, and the bounds of its change.
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 SHORTEST = 16 * torch.finfo(torch.float64).eps  # step, as a part of the time
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """A step's error is at most ``atol + rtol |y|``, in root mean square.
+class Step(NamedTuple):
+    """A step of h from (t, x), and the slopes of x alone at its stages, (stages, numbers in x)."""
 
-    A relative one below four times the rounding error of the state would never be met, and is
-    taken as that.
-    """
-
-    atol: float
-    rtol: float
-
-    def relative(self, dtype: torch.dtype) -> float:
-        """The relative one, for states of this precision."""
-        return max(self.rtol, 4 * torch.finfo(dtype).eps)
-
-    def scale(self, y: Tensor) -> Tensor:
-        """What errors of states of these absolute values are measured by."""
-        return y * self.relative(y.dtype) + self.atol
+    t: float
+    h: float
+    x: Tensor
+    slopes: Tensor
 
 
 class Solver:
     """One solve between two times, in either direction, of a point and its integrals.
 
-    All lie in one vector, and so do the seven slopes of a step. The norm of an error is the
-    largest of the root mean squares of the parts, as torchdiffeq's for a tuple, and so are the
-    first step and the control of the others: the numbers of evaluations compare.
+    All lie in one vector, and so do the seven slopes of a step. The norm of an error, the first
+    step and the control of the others are torchdiffeq's: the numbers of evaluations compare. What
+    is integrated is not evaluated where it has no weight, in the second stage.
     """
 
     def __init__(
@@ -78,15 +70,17 @@ class Solver:
         pairs = zip(y.split(self.sizes), self.shapes, strict=True)
         return tuple(part.view(shape) for part, shape in pairs)
 
-    def find_slope(self, t: float, y: Tensor, stage: int) -> None:
-        """Evaluate the slope of a stage at a state."""
-        found = self.dynamics(y.new_full((), t), y[: self.sizes[0]].view(self.shapes[0]))
+    def find_slope(self, t: float, y: Tensor, stage: int, *, alone: bool = False) -> None:
+        """Evaluate the slope of a stage at a state; that of the point alone, or of all."""
+        x = y[: self.sizes[0]].view(self.shapes[0])
+        found = self.dynamics(y.new_full((), t), x, alone=alone)
+        if alone:
+            found = (*found, y.new_zeros(len(y) - x.numel()))
         torch.cat([part.flatten() for part in found], out=self.slopes[stage])
 
     def norm(self, scaled: Tensor) -> float:
-        """The largest root mean square of the parts of a vector; NaN if any is."""
-        means = [part.mean() for part in scaled.square().split(self.sizes)]
-        return math.sqrt(torch.stack(means).max().item())
+        """The norm of a vector; NaN if any number is."""
+        return self.tolerance.measure(scaled.split(self.sizes)).item()
 
     def first_step(self) -> float:
         """The size of a first step (Hairer et al. 1993, section II.4)."""
@@ -106,13 +100,13 @@ class Solver:
         y = self.y
         for stage, weights in enumerate(self.stages, 1):
             y = torch.addmv(self.y, self.slopes[:stage].t(), weights, alpha=h)
-            self.find_slope(self.t + NODES[stage] * h, y, stage)
+            self.find_slope(self.t + NODES[stage] * h, y, stage, alone=stage in UNWEIGHTED)
         error = (self.slopes.t() @ self.error).mul_(h)
         scale = self.tolerance.scale(torch.maximum(self.y.abs(), y.abs()))
         return y, self.norm(error.div_(scale))
 
-    def run(self, steps: list[tuple[float, float, Tensor]] | None = None) -> tuple[Tensor, ...]:
-        """The point and the integrals at the end; adds (t, h, x) of every step to ``steps``.
+    def run(self, steps: list[Step] | None = None) -> tuple[Tensor, ...]:
+        """The point and the integrals at the end; adds every step to ``steps``.
 
         Raises:
             OdeError: if the step size falls to rounding, or evaluations are more than allowed.
@@ -128,7 +122,8 @@ class Solver:
             y, error = self.try_step(h)
             if error <= 1:
                 if steps is not None:
-                    steps.append((self.t, h, self.parts(self.y)[0]))
+                    slopes = self.slopes[:N_STAGES, : self.sizes[0]].clone()
+                    steps.append(Step(self.t, h, self.parts(self.y)[0], slopes))
                 self.t, self.y = self.end if is_last else self.t + h, y
                 self.slopes[0] = self.slopes[-1]
             size = abs(h) * change(error)
@@ -154,11 +149,11 @@ def integrate(
 class Replay(torch.autograd.Function):
     """A solve, and the derivative of its accepted steps.
 
-    Forwards the point before each step is all that is kept. Backwards the steps are taken once
-    more, one at a time from the last, and differentiated as they are, step sizes being constants
-    (Zhuang et al. 2020, ACA): the gradient of the numbers that were returned, in the memory of a
-    single step. Integrals do not act back on the point: their gradients are the same at every
-    step. The gradient of the time T is that of the exact solution.
+    Forwards the point before each step and its slopes are all that is kept. Backwards the stages
+    are evaluated once more, one at a time from the last, and differentiated as they are, step
+    sizes being constants (Zhuang et al. 2020, ACA): the gradient of the numbers that were
+    returned, with the graph of a single evaluation. Integrals do not act back on the point: their
+    gradients are the same at every step. The gradient of the time T is that of the exact solution.
     """
 
     @staticmethod
@@ -196,8 +191,8 @@ class Replay(torch.autograd.Function):
             others.append(dynamics.context)
         found: list[Tensor | None] = [None] * len(others)
         pullback = Pullback(grad_x, grad_integrals, others, found)
-        for t, h, x in reversed(ctx.steps):
-            pullback.step(dynamics, t, h, x)
+        for step in reversed(ctx.steps):
+            pullback.step(dynamics, step)
         ends = (pullback.grad_x if ctx.backwards else grad_x, *grad_integrals)
         pairs = zip(ctx.edge, ends, strict=True)
         along = torch.stack([torch.sum(slope * way) for slope, way in pairs]).sum()
@@ -228,21 +223,17 @@ class Pullback:
         rows = [(*stage, *[0.0] * (N_STAGES - len(stage))) for stage in STAGES]
         self.stages = grad_x.new_tensor(rows)
 
-    def step(self, dynamics: Dynamics, t: float, h: float, x: Tensor) -> None:
-        """Take the step from (t, x) again, and carry the gradients to before it."""
-        slopes = x.new_empty(N_STAGES, x.numel())
-        graphs = []
-        for stage in range(N_STAGES):
-            y = x if stage == 0 else self.lead(x, slopes[:stage], stage, h)
-            with torch.enable_grad():
-                y = y.detach().requires_grad_()
-                outputs = dynamics(x.new_full((), t + NODES[stage] * h), y)
-            slopes[stage] = outputs[0].detach().flatten()
-            graphs.append((y, outputs))
+    def step(self, dynamics: Dynamics, step: Step) -> None:
+        """Carry the gradients from after a step to before it."""
+        t, h, x, slopes = step
         pulled = torch.empty_like(slopes)  # gradients of the points of the stages
         grad = self.grad_x.flatten()
         for stage in reversed(range(N_STAGES)):
-            y, outputs = graphs.pop()
+            y = x if stage == 0 else self.lead(x, slopes[:stage], stage, h)
+            alone = stage in UNWEIGHTED
+            with torch.enable_grad():
+                y = y.detach().requires_grad_()
+                outputs = dynamics(x.new_full((), t + NODES[stage] * h), y, alone=alone)
             weight = STAGES[-1][stage] * h
             way = torch.addmv(
                 grad,
@@ -251,7 +242,7 @@ class Pullback:
                 beta=weight,
                 alpha=h,
             )
-            ways = [way.view_as(x), *(weight * g for g in self.grad_integrals)]
+            ways = [way.view_as(x), *([] if alone else [weight * g for g in self.grad_integrals])]
             pulled[stage] = self.pull(y, outputs, ways).flatten()
         self.grad_x = (grad + pulled.sum(0)).view_as(x)
 

@@ -90,8 +90,8 @@ class Dynamics:
             shapes.insert(0, (n_probes, len(x)) if self.trace == "each" else (len(x),))
         return [x.new_zeros(shape) for shape in shapes]
 
-    def __call__(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """The velocity (B, *event) and the integrands.
+    def __call__(self, t: Tensor, x: Tensor, *, alone: bool = False) -> tuple[Tensor, ...]:
+        """The velocity (B, *event), alone or with the integrands.
 
         Raises:
             OdeError: if there are more evaluations than allowed.
@@ -101,7 +101,7 @@ class Dynamics:
         self.count(self.phase, 0, 1)
         if self.evaluations > self.limit:
             raise self.failure(f"more than {self.limit} evaluations")
-        return self.evaluate(t, x)
+        return (self.field(t, x, self.context),) if alone else self.evaluate(t, x)
 
     def evaluate(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """The velocity (B, *event) and the integrands, not counted."""

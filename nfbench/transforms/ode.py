@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from nfbench.nets.field import Field
 
 from .base import Transform
-from .dopri5 import Replay, Tolerance, integrate
+from .dopri5 import Replay, integrate
 from .dynamics import PHASES, REGULARIZERS, Dynamics
 from .odeint import ADAPTIVE, FIXED, Solve, interval, solve
+from .tolerance import NORMS, Tolerance
 
 # Solves and evaluations of the right-hand side, by phase.
 Nfe = dict[str, tuple[int, int]]
@@ -20,6 +21,7 @@ CHOICES = {
     "trace": ("hutchinson", "exact"),
     "noise": ("rademacher", "gaussian"),
     "solver": ADAPTIVE + FIXED,
+    "norm": tuple(NORMS),
 }
 
 
@@ -43,6 +45,10 @@ class ODE(Transform):
         solver: torchdiffeq's name of one; the fixed ones take steps of ``step_size``.
         atol: absolute tolerance of a step.
         rtol: relative tolerance of a step.
+        norm: of a step's error over rows and dimensions, ``rms`` (torchdiffeq's: of the point and
+            of each integral, the largest) or ``max``, which keeps every row to the tolerance.
+            An adjoint solve has it for the point and its adjoint, but the rms of each parameter's
+            gradient, which is a sum over rows and acts back on none of them.
         gradient: ``adjoint`` solves the adjoint equation backwards (Chen et al. 2018), with
             tolerances ``adjoint_atol`` and ``adjoint_rtol`` if they are given, ``autograd`` keeps
             the graph of all steps; both are torchdiffeq's. ``replay`` is our own dopri5, whose
@@ -70,6 +76,7 @@ class ODE(Transform):
         solver: str = "dopri5",
         atol: float = 1e-5,
         rtol: float = 1e-5,
+        norm: str = "rms",
         step_size: float | None = None,
         gradient: str = "adjoint",
         adjoint_atol: float | None = None,
@@ -82,7 +89,7 @@ class ODE(Transform):
         regularize: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        check_choices(gradient=gradient, trace=trace, noise=noise, solver=solver)
+        check_choices(gradient=gradient, trace=trace, noise=noise, solver=solver, norm=norm)
         check_positive(T=T, atol=atol, rtol=rtol, probes=probes, max_evaluations=max_evaluations)
         check_solver(solver, gradient, step_size)
         unknown = set(regularize) - set(REGULARIZERS)
@@ -96,10 +103,11 @@ class ODE(Transform):
         else:
             self.register_buffer("sqrt_T", root)
         self.solver, self.step_size, self.gradient = solver, step_size, gradient
-        self.tolerance = Tolerance(atol, rtol)
+        self.tolerance = Tolerance(atol, rtol, norm)
         self.adjoint_tolerance = Tolerance(
             atol if adjoint_atol is None else adjoint_atol,
             rtol if adjoint_rtol is None else adjoint_rtol,
+            norm,
         )
         self.trace, self.noise, self.probes = trace, noise, probes
         self.max_evaluations, self.regularize = max_evaluations, tuple(regularize)
@@ -224,6 +232,8 @@ class ODE(Transform):
             "rtol": self.tolerance.relative(dtype),
             "options": {} if self.step_size is None else {"step_size": self.step_size},
         }
+        if self.tolerance.norm != "rms":  # torchdiffeq's own
+            found["options"]["norm"] = self.tolerance.measure
         if adjoint:
             found["adjoint_atol"] = self.adjoint_tolerance.atol
             found["adjoint_rtol"] = self.adjoint_tolerance.relative(dtype)

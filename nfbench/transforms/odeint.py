@@ -57,7 +57,7 @@ def solve(
         # Steps end at the end, which is interpolated otherwise, with an error that nothing bounds.
         # Negative times are those of a solve that is reversed twice.
         ends = torch.unique(torch.cat([times, -times]).detach())
-        settings = {**settings, "options": {"step_t": ends}}
+        settings = {**settings, "options": {**settings["options"], "step_t": ends}}
     system = System(dynamics)
     try:
         if adjoint is None:
