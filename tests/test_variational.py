@@ -11,7 +11,6 @@ from oracles import check_gradients, close, jacobians, randomize
 from torch import Tensor
 
 from nfbench.distributions.base import StandardNormal
-from nfbench.evaluation import importance_log_prob
 from nfbench.flows.flow import Flow
 from nfbench.flows.maf import maf
 from nfbench.flows.preprocessed import Preprocessed
@@ -149,7 +148,7 @@ def test_bounds_rise_to_the_probability_of_the_image(noise: Callable[[], Transfo
     assert (weights.std(0) / n**0.5).max() < 0.08
     loss = exact - draws.mean(0)
     assert (loss > 4 * draws.std(0) / n**0.5).all()
-    ten = importance_log_prob(model, every.repeat(250, 1, 1, 1), 4000, 10).reshape(250, 16).mean(0)
+    ten = model.bound(every.repeat(250, 1, 1, 1), 10).reshape(250, 16).mean(0)
     assert (ten < exact + 0.02).all()
     assert ((exact - ten) < 0.5 * loss).all()
 
@@ -187,7 +186,7 @@ def test_one_draw_is_the_plain_bound() -> None:
     with torch.no_grad():
         plain = torch.cat([model.log_prob(each) for each in x.split(400)])
     torch.manual_seed(6)
-    assert torch.equal(importance_log_prob(model, x, 400, 1), plain)
+    assert torch.equal(model.bound(x, 1), plain)
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -195,10 +194,7 @@ def test_more_draws_give_a_tighter_and_steadier_bound(learned: bool) -> None:
     noise = variational(TINY, 2) if learned else Dequantize(2)
     model = Preprocessed(Compose([noise, Flatten(TINY)]), tiny_density())
     x = rows()
-    found = [
-        torch.stack([importance_log_prob(model, x, 1000, draws) for _ in range(6)])
-        for draws in (1, 4, 16)
-    ]
+    found = [torch.stack([model.bound(x, draws) for _ in range(6)]) for draws in (1, 4, 16)]
     for few, many in pairwise(found):
         gain = (many - few).mean(0)
         assert gain.mean() > 4 * gain.std() / len(x) ** 0.5
