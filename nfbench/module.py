@@ -179,6 +179,11 @@ class DensityModule(pl.LightningModule):
         if self.nfe is not None:
             self.nfe.begin_evaluation()
 
+    def on_test_epoch_end(self) -> None:
+        """Close the count of evaluations."""
+        if self.nfe is not None:
+            self.nfe.end_evaluation()
+
     def begin_evaluation(self, phase: int) -> None:
         """Forget earlier log-likelihoods; draw the same noise at every evaluation of a phase."""
         self.log_probs = []

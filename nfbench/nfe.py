@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from nfbench.density import DensityModel
 from nfbench.errors import OdeError
@@ -44,8 +44,8 @@ class NfeMeter:
         self.interval = add(self.interval, self.chunk)
 
     def end_interval(self) -> None:
-        """Close the interval at a validation."""
-        self.finished, self.interval = self.interval, no_evaluations()
+        """Close the interval at a validation; of several processes the sum of theirs counts."""
+        self.finished, self.interval = over_processes(self.interval), no_evaluations()
 
     def begin_evaluation(self) -> None:
         """Forget an earlier evaluation, and those that were no test."""
@@ -59,6 +59,10 @@ class NfeMeter:
         self.evaluation_batch = max(self.evaluation_batch, n_rows)
         once = counts["evaluation"][0] == len(self.odes)  # not for each of several classes
         self.variances.append(variance(self.odes) if once else None)
+
+    def end_evaluation(self) -> None:
+        """Close the evaluation; of several processes the sum of theirs counts."""
+        self.evaluation = over_processes(self.evaluation)
 
     @torch.no_grad()
     def sample(self, n: int) -> None:
@@ -157,6 +161,22 @@ def in_words(counts: Nfe) -> str:
 def add(counts: Nfe, more: Nfe) -> Nfe:
     """The sum of two counts."""
     return {name: (counts[name][0] + n, counts[name][1] + m) for name, (n, m) in more.items()}
+
+
+def over_processes(counts: Nfe) -> Nfe:
+    """The sum of the counts of all processes of a run; those of one process as they are.
+
+    All of them must call it.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return counts
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    table = torch.tensor([counts[name] for name in counts], dtype=torch.int64, device=device)
+    distributed.all_reduce(table)
+    return {
+        name: (int(solves), int(evaluations))
+        for name, (solves, evaluations) in zip(counts, table.tolist(), strict=True)
+    }
 
 
 def variance(odes: list[ODE]) -> Tensor | None:
