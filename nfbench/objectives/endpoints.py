@@ -11,6 +11,7 @@ from nfbench.flows.class_conditional import ClassConditional
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.transforms.base import Compose, Transform
+from nfbench.transforms.multiscale import MultiScale
 from nfbench.transforms.ode import ODE
 
 
@@ -23,6 +24,7 @@ class Endpoints:
     flow: Flow
     before: Sequence[Transform]
     ode: ODE
+    shape: tuple[int, ...] | None = None  # of images whose noise the base draws flat
 
     def codes(self, context: Tensor | None, n: int) -> Tensor | None:
         """What the flow is conditioned on: the one-hot codes of labels (n,), or the context."""
@@ -42,7 +44,8 @@ class Endpoints:
     @torch.no_grad()
     def noise(self, n: int, context: Tensor | None) -> Tensor:
         """n draws of x(T) from the base."""
-        return self.flow.base.sample(n, context)
+        noise = self.flow.base.sample(n, context)
+        return noise if self.shape is None else noise.view(n, *self.shape)
 
 
 def take_apart(model: DensityModel) -> Endpoints:
@@ -74,9 +77,9 @@ def take_apart(model: DensityModel) -> Endpoints:
     if others:
         raise ValueError(
             "expected no trained parameters but those of the ODE's field, as no others would get "
-            f"a gradient; got {', '.join(others)}"
+            f"a gradient (flow.train_T: false fixes the time); got {', '.join(others)}"
         )
-    return Endpoints(preprocessing, classes, inner, before, last)
+    return Endpoints(preprocessing, classes, inner, before, last, image_shape(inner.transform))
 
 
 def check_endpoints(model: DensityModel, *, sigma_min: float = 0.0) -> None:
@@ -91,7 +94,19 @@ def check_endpoints(model: DensityModel, *, sigma_min: float = 0.0) -> None:
 
 
 def parts(transform: Transform) -> list[Transform]:
-    """The transforms in order, data -> noise, compositions within compositions taken apart."""
+    """The transforms in order, data -> noise, compositions within compositions taken apart.
+
+    Images of one scale are one: all that is done after its transforms is to flatten them.
+    """
+    if isinstance(transform, MultiScale) and len(transform.levels) == 1:
+        (level,) = transform.levels
+        assert isinstance(level, Transform)
+        return parts(level)
     if not isinstance(transform, Compose):
         return [transform]
     return [each for part in transform.parts for each in parts(part)]
+
+
+def image_shape(transform: Transform) -> tuple[int, ...] | None:
+    """The shape of the images that a flow of one scale ends in; None of other flows."""
+    return transform.shapes[0] if isinstance(transform, MultiScale) else None

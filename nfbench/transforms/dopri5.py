@@ -86,7 +86,7 @@ class Solver:
         """The size of a first step (Hairer et al. 1993, section II.4)."""
         slope, scale = self.slopes[0], self.tolerance.scale(self.y.abs())
         size, speed = self.norm(self.y / scale), self.norm(slope / scale)
-        if not math.isfinite(speed):
+        if not (math.isfinite(size) and math.isfinite(speed)):
             raise self.dynamics.failure("no first step")
         h = 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed
         self.find_slope(self.t + self.way * h, self.y + self.way * h * slope, 1)

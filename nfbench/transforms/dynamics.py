@@ -97,8 +97,10 @@ class Dynamics:
             OdeError: if there are more evaluations than allowed.
         """
         self.recent.append((t.detach(), x.detach()))
-        self.evaluations += 1
-        self.count(self.phase, 0, 1)
+        # An exact trace takes another pass of the network than the probes of a penalty.
+        passes = 2 if self.trace == "exact" and self.probes is not None and not alone else 1
+        self.evaluations += passes
+        self.count(self.phase, 0, passes)
         if self.evaluations > self.limit:
             raise self.failure(f"more than {self.limit} evaluations")
         return (self.field(t, x, self.context),) if alone else self.evaluate(t, x)
@@ -134,6 +136,12 @@ class Dynamics:
                     f"ODE: {what}: the field is {kind} at t = {float(t):.6g}, at finite points "
                     f"(largest |x| {float(x.abs().max()):.3g}); look for log, sqrt or division in "
                     f"it, or {ADVICE}"
+                )
+            if not all(each.isfinite().all() for each in self.evaluate(t, x)[1:]):
+                return OdeError(
+                    f"ODE: {what}: the field is finite at t = {float(t):.6g}, but its divergence "
+                    "or a penalty is not: look for a point where the field has no derivative, as "
+                    f"of sqrt or |x| at 0; {ADVICE}"
                 )
             fastest = float(torch.linalg.vector_norm(velocity.flatten(1), dim=1).max())
         t, x = self.recent[-1]

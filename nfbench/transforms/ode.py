@@ -12,7 +12,7 @@ from .base import Transform
 from .dopri5 import Replay, integrate
 from .dynamics import PHASES, REGULARIZERS, Dynamics
 from .odeint import ADAPTIVE, FIXED, Solve, interval, solve
-from .tolerance import NORMS, Tolerance
+from .tolerance import NORMS, Tolerance, check_positive
 
 # Solves and evaluations of the right-hand side, by phase.
 Nfe = dict[str, tuple[int, int]]
@@ -90,7 +90,13 @@ class ODE(Transform):
     ) -> None:
         super().__init__()
         check_choices(gradient=gradient, trace=trace, noise=noise, solver=solver, norm=norm)
+        given = {
+            "adjoint_atol": adjoint_atol,
+            "adjoint_rtol": adjoint_rtol,
+            "step_size": step_size,
+        }
         check_positive(T=T, atol=atol, rtol=rtol, probes=probes, max_evaluations=max_evaluations)
+        check_positive(**{key: each for key, each in given.items() if each is not None})
         check_solver(solver, gradient, step_size)
         unknown = set(regularize) - set(REGULARIZERS)
         if unknown:
@@ -169,10 +175,11 @@ class ODE(Transform):
             probes=self.draw(points) if needs_probes else None,
             regularize=regularize,
         )
+        self.penalties = {}  # those of the last solve hold its graph
         moved, log_det, *integrals = self.integrate(dynamics, points, backwards)
-        sign = -1 if backwards else 1
+        dynamics.recent.clear()
         self.penalties = {
-            name: sign * integral.mean()
+            name: -integral.mean() if backwards else integral.mean()
             for name, integral in zip(regularize, integrals, strict=True)
         }
         self.log_det_se = None
@@ -279,13 +286,6 @@ def check_choices(**names: str) -> None:
         if name not in CHOICES[option]:
             expected = ", ".join(CHOICES[option])
             raise ValueError(f"{option}: expected one of {expected}; got {name!r}")
-
-
-def check_positive(**numbers: float) -> None:
-    """Refuse a number that is not positive."""
-    for option, number in numbers.items():
-        if not number > 0:
-            raise ValueError(f"{option}: expected a positive number, got {number}")
 
 
 def check_solver(solver: str, gradient: str, step_size: float | None) -> None:

@@ -69,7 +69,7 @@ def solve(
     except AssertionError as error:
         raise dynamics.failure(f"no solution ({str(error)[:40]})") from error
     ends = tuple(part[1] for part in solution)
-    if not ends[0].isfinite().all():
+    if not all(end.isfinite().all() for end in ends):
         raise dynamics.failure("the solution is not finite")
     return ends
 

@@ -1,5 +1,6 @@
 """How closely the steps of an ODE's solver are controlled."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,3 +45,10 @@ class Tolerance:
     def measure(self, parts: Sequence[Tensor]) -> Tensor:
         """The norm of the parts of a state."""
         return NORMS[self.norm](parts)
+
+
+def check_positive(**numbers: float) -> None:
+    """Refuse a number that is not positive, or not finite."""
+    for option, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ValueError(f"{option}: expected a positive number, got {number}")
