@@ -183,7 +183,7 @@ def test_solvers_that_differ_are_told_apart() -> None:
 
 
 def test_the_norm_is_told_where_it_is_not_the_usual_one() -> None:
-    euler = ode(solver="rk4", step_size=0.5, gradient="autograd", norm="max")  # controls no step
+    euler = ode(solver="rk4", step_size=0.5, gradient="autograd")  # controls no step
     for parts, expected in (
         ([ode(), ode(norm="rms"), euler], None),
         ([ode(norm="max"), ode(norm="max"), euler], "max"),

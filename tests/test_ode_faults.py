@@ -108,6 +108,11 @@ def test_penalties_hold_no_graph_of_the_solve_before(gradient: str) -> None:
         ({"adjoint_atol": -1.0}, "adjoint_atol: expected a positive number, got -1.0"),
         ({"adjoint_rtol": math.nan}, "adjoint_rtol: expected a positive number, got nan"),
         ({"T": math.inf}, "T: expected a positive number, got inf"),
+        ({"adjoint_rtol": 1e-3, "gradient": "replay"}, "adjoint_rtol: expected null, as gradient"),
+        (
+            {"solver": "rk4", "step_size": 0.5, "gradient": "autograd", "norm": "max"},
+            "norm: expected rms, as steps of a size",
+        ),
         (
             {"solver": "rk4", "step_size": -0.5, "gradient": "autograd"},
             "step_size: expected a positive number, got -0.5",

@@ -12,7 +12,7 @@ from .base import Transform
 from .dopri5 import Replay, integrate
 from .dynamics import PHASES, REGULARIZERS, Dynamics
 from .odeint import ADAPTIVE, FIXED, Solve, interval, solve
-from .tolerance import NORMS, Tolerance, check_positive
+from .tolerance import NORMS, Tolerance, check_positive, check_used
 
 # Solves and evaluations of the right-hand side, by phase.
 Nfe = dict[str, tuple[int, int]]
@@ -90,13 +90,9 @@ class ODE(Transform):
     ) -> None:
         super().__init__()
         check_choices(gradient=gradient, trace=trace, noise=noise, solver=solver, norm=norm)
-        given = {
-            "adjoint_atol": adjoint_atol,
-            "adjoint_rtol": adjoint_rtol,
-            "step_size": step_size,
-        }
         check_positive(T=T, atol=atol, rtol=rtol, probes=probes, max_evaluations=max_evaluations)
-        check_positive(**{key: each for key, each in given.items() if each is not None})
+        adjoint = {"adjoint_atol": adjoint_atol, "adjoint_rtol": adjoint_rtol}
+        check_used(gradient, norm, step_size=step_size, **adjoint)
         check_solver(solver, gradient, step_size)
         unknown = set(regularize) - set(REGULARIZERS)
         if unknown:

@@ -52,3 +52,17 @@ def check_positive(**numbers: float) -> None:
     for option, number in numbers.items():
         if not 0 < number < math.inf:
             raise ValueError(f"{option}: expected a positive number, got {number}")
+
+
+def check_used(gradient: str, norm: str, **numbers: float | None) -> None:
+    """Refuse numbers that are not positive, and what would have no say.
+
+    That is what is of an adjoint solve where there is none, or a norm where steps have a size.
+    """
+    given = {name: number for name, number in numbers.items() if number is not None}
+    check_positive(**given)
+    for name in {"adjoint_atol", "adjoint_rtol"} & set(given):
+        if gradient != "adjoint":
+            raise ValueError(f"{name}: expected null, as gradient={gradient} solves no adjoint")
+    if norm != "rms" and "step_size" in given:
+        raise ValueError(f"norm: expected rms, as steps of a size are not controlled; got {norm}")
