@@ -16,7 +16,7 @@ from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.metrics import bits_per_dim, summarize
 from nfbench.module import TEST, VALIDATION, DensityModule
-from nfbench.objectives.divergence import excess
+from nfbench.objectives.reverse_kl import excess
 from nfbench.vae import LatentVariableModel, active_units
 
 log = logging.getLogger("nfbench")
@@ -41,11 +41,11 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
         ("test", TEST, trainer.test, data.test),
     ):
         loop(module, datamodule=data, verbose=False)
+        module.to(rows.device).eval()  # Lightning has left it on the CPU
         values = torch.cat(module.log_probs).cpu()
         check(split, values, len(rows), module.step)
         metrics |= likelihood_metrics(split, values, data) | {f"{split}/n": len(values)}
         if isinstance(module.model, Preprocessed):
-            module.to(rows.device).eval()  # Lightning has left it on the CPU
             module.draw_from(phase, 0)
             log_dets = preprocessing_log_dets(module.model, rows, data.eval_batch_size)
             density = summarize(values - log_dets.cpu())
@@ -57,7 +57,6 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
             truth = torch.from_numpy(data.dataset.log_density(rows.cpu().numpy()))
             gap = summarize(truth - values)
             metrics |= {f"{split}/kl": gap.mean, f"{split}/kl_se": gap.se}
-    module.to(data.test.device).eval()
     for more in (importance_metrics, latent_metrics, divergence_metrics):
         metrics |= more(module, data)
     return metrics, values

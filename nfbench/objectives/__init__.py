@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .divergence import closeness
 from .elbo import check_elbo, elbo
 from .endpoints import check_endpoints
 from .flow_matching import flow_matching, ot_flow_matching
 from .likelihood import check_penalties, maximum_likelihood, regularized_likelihood
 from .reflow import check_teacher, reflow
-from .reverse_kl import check_reverse_kl, reverse_kl
+from .reverse_kl import check_reverse_kl, closeness, reverse_kl
 
 Objective = Callable[..., Tensor]
 Criterion = Callable[..., Tensor]

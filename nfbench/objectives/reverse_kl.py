@@ -25,9 +25,25 @@ def reverse_kl(
     Rezende & Mohamed 2015, equations 15 and 20, in which beta rises to 1, so that a flow spreads
     over the modes before it settles in them.
     """
+    return excess(model, len(x), energy, context, beta).mean()
+
+
+def excess(
+    model: DensityModel,
+    n: int,
+    energy: Energy,
+    context: Tensor | None = None,
+    beta: Tensor | float = 1.0,
+) -> Tensor:
+    """``log q(z) + beta E(z)`` (n,) of n samples of a flow q, in nats."""
     assert isinstance(model, Flow)
-    z, log_prob = model.sample_with_log_prob(len(x), context)
-    return (log_prob + beta * energy(z)).mean()
+    z, log_prob = model.sample_with_log_prob(n, context)
+    return log_prob + beta * energy(z)
+
+
+def closeness(model: DensityModel, rows: Tensor, *, energy: Energy) -> Tensor:
+    """``-log q(z) - E(z)`` (B,) of as many samples as rows: of means the larger is closer."""
+    return -excess(model, len(rows), energy)
 
 
 def check_reverse_kl(model: DensityModel, *, energy: Energy) -> None:
