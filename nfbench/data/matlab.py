@@ -16,13 +16,7 @@ def load_mat(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarr
     Raises:
         UsageError: a broken file, or one that does not hold them.
     """
-    from scipy.io import loadmat, matlab  # Slow to import, and few data sets need it.
-
-    with reading(path):
-        try:
-            content = loadmat(path, variable_names=tuple(shapes))
-        except (matlab.MatReadError, NotImplementedError, TypeError) as error:
-            raise ValueError(str(error)) from error
+    content = read_variables(path, *shapes)
     for name, shape in shapes.items():
         if name not in content or content[name].shape != shape:
             got = f"one of {content[name].shape}" if name in content else "no such variable"
@@ -31,6 +25,22 @@ def load_mat(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarr
                 "set, or another one, cannot stand for it"
             )
     return [content[name] for name in shapes]
+
+
+def read_variables(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Those of the variables of these names that are in a MATLAB file of version 7 or older.
+
+    Raises:
+        UsageError: a broken file, or one of another version.
+    """
+    from scipy.io import loadmat, matlab  # Slow to import, and few data sets need it.
+
+    with reading(path):
+        try:
+            content: dict[str, np.ndarray] = loadmat(path, variable_names=names)
+        except (matlab.MatReadError, NotImplementedError, TypeError) as error:
+            raise ValueError(str(error)) from error
+    return content
 
 
 def upright(rows: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:

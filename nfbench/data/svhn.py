@@ -7,6 +7,7 @@ import numpy as np
 
 from .dataset import Dataset, File, Source, Splits
 from .files import reading
+from .matlab import read_variables
 
 MD5S = {
     "train": "e26dedcc434d2e4c54c9b2d4a06d8373",
@@ -75,13 +76,8 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UsageError: a broken file, or one without them.
     """
-    from scipy.io import loadmat, matlab  # Slow to import, and one data set needs it.
-
+    content = read_variables(path, "X", "y")
     with reading(path):
-        try:
-            content = loadmat(path, variable_names=("X", "y"))
-        except matlab.MatReadError as error:
-            raise ValueError(str(error)) from error
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
         labels = content["y"].reshape(len(images)).astype(np.int64)
     return images, labels % 10
