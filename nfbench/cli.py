@@ -178,7 +178,7 @@ def reproduce(
 @click.option(
     "--check",
     is_flag=True,
-    help="Fail if the committed Markdown differs from what the records give.",
+    help="Fail if a record was tampered with, or what is rendered is not what they give.",
 )
 @click.option(
     "--format",
@@ -189,8 +189,16 @@ def reproduce(
     help="What to print; results/TABLE.md is written in any case, unless --check.",
 )
 def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
-    """Render tables from the records in results/."""
-    from nfbench import tables
+    """Render tables from the records in results/.
+
+    Each goes to results/TABLE.md, and into the README where that has a place for it. A record
+    that was changed by hand, or is not of the data that its source has, is told by name.
+
+    \b
+        nfbench table maf2017_table1 --format latex
+        nfbench table --all --check
+    """
+    from nfbench import rendering
     from nfbench.catalog import load_table, table_names
 
     chosen = table_names() if every else names
@@ -200,10 +208,10 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
         if check and every and not load_table(name).committed:
             continue
         if check:
-            tables.check(name)
+            rendering.check(name)
             click.echo(f"{name}: the committed table is what the records give")
             continue
-        tables.write(name)
+        rendering.write(name)
         show_table(name, form)
 
 

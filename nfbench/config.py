@@ -3,7 +3,6 @@
 Precedence, four levels and no more: constructor signature < row < cell < command line.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
 from nfbench.record import Record, check_address, find_root
+from nfbench.seal import config_hash
 from nfbench.sections import (
     CELL,
     LEAST,
@@ -78,8 +78,7 @@ class Experiment:
     @property
     def hash(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the settings, in whatever order and spelling."""
-        text = json.dumps(self.config(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return config_hash(self.config())
 
 
 def restore(identity: dict[str, Any]) -> Experiment:

@@ -4,8 +4,8 @@
     results/<table>/<row>/<cell>/<seed>.json  what a run gave
     runs/<table>/<row>/<cell>/<seed>/         its checkpoints and curves
 
-A record that exists is a cell that is done. A run with overrides stays out of results/: its
-directory is runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/, with its record.json.
+A record that exists is a cell that is done; its file carries the hash of its content. A run with
+overrides is kept in runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/record.json.
 """
 
 import hashlib
@@ -13,15 +13,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from filelock import FileLock
+
 from nfbench.atomic import replacing
 from nfbench.errors import UsageError
+from nfbench.seal import config_hash, seal
 
-VERSION = 1
+VERSION = 2
 LIKELIHOODS = ("exact", "estimate", "lower bound")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 KEYS = {
@@ -79,7 +81,7 @@ class Record:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        expect(self.version == VERSION, f"version: expected {VERSION}, got {self.version!r}")
+        check_version(self.version)
         expect(self.status in ("done", "failed"), f"status: got {self.status!r}")
         for field in fields(self):
             section = getattr(self, field.name)
@@ -155,6 +157,17 @@ def check_keys(section: str, values: dict[str, Any]) -> None:
     expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {KEYS[section]}")
 
 
+def check_version(version: object) -> None:
+    """Raises `UsageError` unless records of this version are read here."""
+    expect(version == VERSION, f"version: expected {VERSION}, got {version!r}")
+
+
+def check_hash(record: Record) -> None:
+    """Raises `UsageError` unless the hash of the settings is that of the settings."""
+    given, found = record.experiment["config_hash"], config_hash(record.experiment["config"])
+    expect(given == found, f"config_hash: expected {found}, of its settings, got {given!r}")
+
+
 def check_address(named: Named) -> None:
     """Raises `UsageError` unless table, row and cell are names and the seed is an int >= 0."""
     for key in ("table", "row", "cell"):
@@ -224,23 +237,27 @@ def write(record: Record, root: Path | None = None) -> Path:
     Raises:
         UsageError: a finished record stands there, or a value is not JSON (NaN is not).
     """
-    path = record_path(record, root)
-    if path.exists() and read(path).status == "done":
-        raise UsageError(
-            f"{path}: a finished record stands here; move it away to run this cell again"
-        )
-    save(record, path)
+    path, directory = record_path(record, root), run_dir(record, root)
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "record.lock"):
+        if path.exists() and read(path).status == "done":
+            raise UsageError(
+                f"{path}: a finished record stands here; move it away to run this cell again"
+            )
+        save(record, path)
     return path
 
 
 def save(record: Record, path: Path) -> None:
-    """Writes a record's file.
+    """Writes a record's file, sealed.
 
     Raises:
         UsageError: a value is not JSON.
     """
+    values = asdict(record)
     try:
-        text = json.dumps(asdict(record), sort_keys=True, indent=1, allow_nan=False)
+        sealed = values | {"sha256": seal(values)}
+        text = json.dumps(sealed, sort_keys=True, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
     write_atomic(path, text + "\n")
@@ -258,16 +275,21 @@ def read(path: Path) -> Record:
 
     Raises:
         UsageError: no such file, not JSON, another version, a missing or unknown key, a number
-            that is none, or a content that belongs to another path.
+            that is none, a content that belongs to another path or was changed since it was
+            written, or settings that are not those of its hash.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
         expect(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
-        wrong = set(values) ^ {field.name for field in fields(Record)}
+        check_version(values.get("version"))
+        wrong = set(values) ^ {"sha256", *(field.name for field in fields(Record))}
         expect(not wrong, f"missing or unknown sections: {', '.join(sorted(wrong))}")
+        sealed = values.pop("sha256")
         record = Record(**values)
         place = record_path(record, Path()).parts
         expect(path.absolute().parts[-len(place) :] == place, f"its content is {'/'.join(place)}")
+        check_hash(record)
+        expect(sealed == seal(values), "sha256: its content was changed since it was written")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return record
@@ -276,11 +298,3 @@ def read(path: Path) -> Record:
 def read_curve(path: Path) -> list[dict[str, float]]:
     """The lines of a training curve, oldest first; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def records(table: str, root: Path | None = None) -> Iterator[Record]:
-    """Every record of a table in results/, by row, cell and seed; no file still being written."""
-    folder = (root or find_root()) / "results" / table
-    paths = [p for p in folder.glob("*/*/*.json") if not p.name.startswith(".")]
-    for path in sorted(paths, key=lambda p: (p.parts[:-1], len(p.stem), p.stem)):
-        yield read(path)

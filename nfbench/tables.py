@@ -1,7 +1,6 @@
 """Tables, built from the records and never typed: Markdown, LaTeX, CSV and the terminal."""
 
 import csv
-import difflib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import rich.box
 import rich.table
 from tabulate import tabulate
 
+from nfbench.archive import records
 from nfbench.catalog import Extra, Table, load_table
 from nfbench.config import load
 from nfbench.data import DATA
-from nfbench.errors import UsageError
-from nfbench.record import Record, find_root, records, write_atomic
+from nfbench.record import Record, find_root
 from nfbench.verdict import Entry, judge
 from nfbench.wording import DAGGER, MARKS, brief, dagger, further, line, mark, remarks
 
@@ -91,33 +90,6 @@ def rank(table: Table) -> Callable[[Entry], tuple[int, float]]:
     return key
 
 
-def write(name: str, root: Path | None = None) -> Path:
-    """Renders results/<name>.md from the records."""
-    root = root or find_root()
-    path = root / "results" / f"{name}.md"
-    write_atomic(path, markdown(build(name, root)))
-    return path
-
-
-def check(name: str, root: Path | None = None) -> None:
-    """Compares results/<name>.md with what the records give.
-
-    Raises:
-        UsageError: they differ, or there is no such file; the message is the difference.
-    """
-    root = root or find_root()
-    path = root / "results" / f"{name}.md"
-    place = path.relative_to(root).as_posix()
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
-    today = markdown(build(name, root))
-    if committed != today:
-        lines = difflib.unified_diff(
-            committed.splitlines(), today.splitlines(), place, "the records", lineterm="", n=1
-        )
-        message = f"{place} is not what the records give; run `nfbench table {name}`"
-        raise UsageError("\n".join([message, *lines]))
-
-
 def markdown(view: View) -> str:
     """The page of a table: what it shows, an overview, every cell, and the notes."""
     table = view.table
@@ -140,6 +112,14 @@ def markdown(view: View) -> str:
         f"    nfbench reproduce {table.name}",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def headline(view: View) -> str:
+    """A table in short, for another page: what it is, its overview and what the marks mean."""
+    table = view.table
+    page = f"[results/{table.name}.md](results/{table.name}.md)"
+    what = f"{heading(table)} In full: {page}."
+    return "\n\n".join([what, grid(overview(view), "github"), legend(view)])
 
 
 def latex(view: View) -> str:

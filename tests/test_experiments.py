@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import nfbench
-from nfbench import tables
+from nfbench import rendering
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load
 
@@ -64,7 +64,7 @@ def test_titles_tell_the_rows_of_a_table_apart() -> None:
 def test_committed_renderings_are_what_the_records_give() -> None:
     for name in table_names(ROOT):
         if (ROOT / "results" / f"{name}.md").exists():
-            tables.check(name, ROOT)
+            rendering.check(name, ROOT)
 
 
 def test_rows_of_the_maf_paper_hold_its_table() -> None:

@@ -3,14 +3,16 @@
 import copy
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import begin, exit_code
 
-from nfbench import record
+from nfbench import archive, record
 from nfbench.errors import UsageError
 from nfbench.record import Record
 
@@ -32,7 +34,7 @@ SECTIONS: dict[str, Any] = {
         "cell": "power",
         "seed": 0,
         "config": {"flow": {"name": "maf", "layers": 5, "hidden": [100, 100]}},
-        "config_hash": "0123456789ab",
+        "config_hash": "ed9ef2dc31de",
         "overrides": [],
         "deviations": ["a deviation in about as many words as the longest of them takes " * 2] * 3,
         "reduced": None,
@@ -128,22 +130,22 @@ def test_crash_while_writing_leaves_nothing(
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         record.write(make(), tmp_path)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert [p for p in (tmp_path / "results").rglob("*") if p.is_file()] == []
 
 
 def test_half_written_files_are_no_records(tmp_path: Path) -> None:
     path = record.write(make(), tmp_path)
     path.with_name(".1.json.123.tmp").write_text("{")
     path.with_name(".1.json").write_text("{")
-    assert list(record.records("small", tmp_path)) == [make()]
-    assert list(record.records("none", tmp_path)) == []
+    assert list(archive.records("small", tmp_path)) == [make()]
+    assert list(archive.records("none", tmp_path)) == []
 
 
 def test_records_come_by_row_cell_and_seed(tmp_path: Path) -> None:
     for row, seed in [("made", 0), ("maf_5", 10), ("maf_5", 2)]:
         named = SECTIONS["experiment"] | {"row": row, "seed": seed}
         record.write(make(experiment=named), tmp_path)
-    order = [(r.row, r.seed) for r in record.records("small", tmp_path)]
+    order = [(r.row, r.seed) for r in archive.records("small", tmp_path)]
     assert order == [("made", 0), ("maf_5", 2), ("maf_5", 10)]
 
 
@@ -151,7 +153,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "section_missing": (lambda r: r.pop("audit"), "audit"),
     "section_unknown": (lambda r: r.update(extra={}), "extra"),
     "section_not_object": (lambda r: r.update(speed=[]), "speed: expected an object"),
-    "other_version": (lambda r: r.update(version=2), "version: expected 1, got 2"),
+    "other_version": (lambda r: r.update(version=1), "version: expected 2, got 1"),
     "other_status": (lambda r: r.update(status="running"), "status"),
     "key_missing": (lambda r: r["provenance"].pop("git"), "provenance.*git"),
     "key_unknown": (lambda r: r["model"].update(extra=1), "model.*extra"),
@@ -166,6 +168,19 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "other_cell": (lambda r: r["experiment"].update(cell="gas"), "results/small/maf_5/gas/0.json"),
     "other_seed": (lambda r: r["experiment"].update(seed=3), "3.json"),
     "overrides": (lambda r: r["experiment"].update(overrides=["a.b=1"]), "runs/small"),
+    "seal_missing": (lambda r: r.pop("sha256"), "sha256"),
+    "other_number": (
+        lambda r: r["metrics"].update({"test/log_likelihood": 0.2}),
+        "sha256: its content was changed",
+    ),
+    "other_hash": (
+        lambda r: r["experiment"].update(config_hash="0123456789ab"),
+        "config_hash: expected ed9ef2dc31de, of its settings, got '0123456789ab'",
+    ),
+    "other_setting": (
+        lambda r: r["experiment"]["config"]["flow"].update(layers=6),
+        "config_hash: expected .*, got 'ed9ef2dc31de'",
+    ),
     "outside": (lambda r: r["experiment"].update(row="../x"), "row: expected lower case"),
 }
 
@@ -244,3 +259,51 @@ def test_committed_records_stand_where_they_say(monkeypatch: pytest.MonkeyPatch)
     for path in (root / "results").rglob("*.json"):
         found = record.read(path)
         assert (root / "experiments" / found.table / f"{found.row}.yaml").is_file(), path
+
+
+def write_seed(root: Path, seed: int) -> None:
+    named = SECTIONS["experiment"] | {"seed": seed}
+    record.write(make(experiment=named, model=SECTIONS["model"] | {"steps": seed}), root)
+
+
+def write_same(root: Path, steps: int) -> None:
+    try:
+        record.write(make(model=SECTIONS["model"] | {"steps": steps}), root)
+    except UsageError:
+        return
+    (root / f"wrote-{steps}").touch()
+
+
+def write_torn(root: Path) -> None:
+    """A writer that is killed between its last byte and the new name."""
+    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    record.write(make(), root)
+
+
+def test_two_hundred_writers_at_once_lose_and_tear_nothing(tmp_path: Path) -> None:
+    writers = [begin(write_seed, tmp_path, seed) for seed in range(200)]
+    reads = 0
+    while any(writer.is_alive() for writer in writers):
+        # Whoever reads meanwhile meets whole records alone.
+        reads += all(r.model["steps"] == r.seed for r in archive.records("small", tmp_path))
+    assert [exit_code(writer) for writer in writers] == [0] * 200
+    found = list(archive.records("small", tmp_path))
+    assert [r.seed for r in found] == [r.model["steps"] for r in found] == list(range(200))
+    assert reads > 0
+
+
+def test_of_many_writers_of_one_record_one_has_its_way(tmp_path: Path) -> None:
+    record.write(failed(), tmp_path)
+    writers = [begin(write_same, tmp_path, steps) for steps in range(40)]
+    assert [exit_code(writer) for writer in writers] == [0] * 40
+    (kept,) = archive.records("small", tmp_path)
+    assert [p.name for p in tmp_path.glob("wrote-*")] == [f"wrote-{kept.model['steps']}"]
+
+
+def test_what_a_killed_writer_leaves_is_never_a_result(tmp_path: Path) -> None:
+    assert exit_code(begin(write_torn, tmp_path)) == -signal.SIGKILL
+    (left,) = (p for p in (tmp_path / "results").rglob("*") if p.is_file())
+    assert json.loads(left.read_text())["status"] == "done"  # whole, but nameless
+    assert list(archive.records("small", tmp_path)) == []
+    record.write(make(), tmp_path)
+    assert list(archive.records("small", tmp_path)) == [make()]

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import rich.console
 
-from nfbench import record, tables
+from nfbench import record, rendering, tables
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record
+from nfbench.seal import config_hash
 from nfbench.verdict import Entry
 
 TABLE = """
@@ -72,8 +73,8 @@ def make(root: Path, row: str, cell: str, *, seed: int = 0, **changes: Any) -> R
             "row": row,
             "cell": cell,
             "seed": seed,
-            "config": experiment.config() | changes.get("config", {}),
-            "config_hash": experiment.hash,
+            "config": (config := experiment.config() | changes.get("config", {})),
+            "config_hash": config_hash(config),
             "overrides": [],
             "deviations": [],
             "reduced": changes.get("reduced"),
@@ -331,13 +332,13 @@ def test_the_worst_audit_of_the_seeds_is_shown(root: Path) -> None:
 
 def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> None:
     with pytest.raises(UsageError, match="run `nfbench table small`"):
-        tables.check("small", root)
-    path = tables.write("small", root)
+        rendering.check("small", root)
+    path = rendering.write("small", root)
     assert path == root / "results" / "small.md"
-    tables.check("small", root)
+    rendering.check("small", root)
     record.write(make(root, "maf_5", "moons"), root)
     with pytest.raises(UsageError) as caught:
-        tables.check("small", root)
+        rendering.check("small", root)
     assert "+| MAF (5)" in str(caught.value) and "-| MAF (5)" in str(caught.value)
 
 

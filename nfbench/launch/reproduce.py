@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from nfbench import plots, record, tables
+from nfbench import plots, record, rendering, tables
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
 
@@ -170,7 +170,7 @@ def launch_with_bar(
 
 def finish(console: Console, table: str, root: Path) -> None:
     """Render the table, and the figure if its runs left pictures."""
-    path = tables.write(table, root)
+    path = rendering.write(table, root)
     console.print(tables.terminal(tables.build(table, root)))
     console.print(f"table: {path.relative_to(root)}")
     if figure := plots.gallery(table, root):
