@@ -30,13 +30,18 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Column:
-    """A cell's column: its heading and metric, the table's unless it says otherwise."""
+    """A cell's column: its heading and metric, the table's unless it says otherwise.
+
+    `equivalence`, in its unit, is the difference that is held to be none, however small the
+    errors are.
+    """
 
     heading: str
     metric: str
     unit: str
     direction: Literal["higher", "lower"]
     decimals: int = 2
+    equivalence: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nfbench import __version__
+from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_sample import sample
 from nfbench.errors import UsageError
@@ -268,5 +269,6 @@ def plot(target: str, seed: int | None) -> None:
     click.echo(draw(target, seed))
 
 
+main.add_command(compare)
 main.add_command(sample)
 main.add_command(data)

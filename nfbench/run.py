@@ -194,8 +194,8 @@ def test(
     if not module.step:
         checkpoints.keep(module)  # what calibration alone has fitted
     directory = checkpoints.best.parent
-    with replacing(directory / "test_log_prob.npy") as file:
-        np.save(file, values.numpy().astype(np.float32))
+    with replacing(directory / "test_log_prob.npz") as file:
+        np.savez_compressed(file, log_prob=values.numpy().astype(np.float32))
     module.to(device).eval()
     with replacing(directory / "pictures.npz") as file:
         save_pictures(module.model, data, file)

@@ -181,12 +181,25 @@ def meaning(view: View) -> Iterator[str]:
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
-        yield "Reproduced: the gap, ours less the paper's, is within the larger of the two ±."
+        yield f"Reproduced: the gap, ours less the paper's, is within the largest ±{band(view)}."
     yield "Stale: the settings or the data have changed since the run."
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "
         "Passes: network evaluations that wait for each other, for a density / a sample."
     )
+
+
+def band(view: View) -> str:
+    """The equivalence bands of the columns in words, those that are alike together."""
+    groups: dict[str, list[str]] = {}
+    for column in view.table.columns.values():
+        if column.equivalence:
+            size = f"{column.equivalence:g} {column.unit}"
+            groups.setdefault(size, []).append(column.heading)
+    if len(groups) == 1 and len(*groups.values()) == len(view.table.columns):
+        return f", or no more than {next(iter(groups))}"
+    sizes = [f"{size} ({', '.join(headings)})" for size, headings in groups.items()]
+    return f", or no more than {', '.join(sizes)}" if sizes else ""
 
 
 def legend(view: View) -> str:

@@ -86,6 +86,7 @@ def judge(
     errors = [e for r in counted if (e := r.metrics.get(error)) is not None]
     ours = fmean(values) if values else None
     points = multiple * fmean(errors) if errors else None
+    seeds = stdev(values) if len(values) > 1 else None
     if ours is None:
         verdict = failed(failures[0]) if failures else "missing"
     elif not fresh:
@@ -93,13 +94,13 @@ def judge(
     elif experiment.reduced or any(r.experiment["reduced"] for r in fresh):
         verdict = "reduced budget"
     else:
-        verdict = compare(experiment, column, ours, points)
+        verdict = compare(experiment, column, ours, points, seeds)
     return Entry(
         experiment=experiment,
         column=column,
         ours=ours,
         points=points,
-        seeds=stdev(values) if len(values) > 1 else None,
+        seeds=seeds,
         n_seeds=len(values),
         likelihood=", ".join(sorted({claim(r, column.metric) for r in counted})),
         verdict=verdict,
@@ -168,14 +169,24 @@ def worst(audits: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return max((float(audit[key]) for audit in audits if audit[key] is not None), default=None)
 
 
-def compare(experiment: Experiment, column: Column, ours: float, points: float | None) -> str:
-    """Within the larger +- `reproduced`, else `better` or `short`; `measured` beside nothing."""
+def compare(
+    experiment: Experiment,
+    column: Column,
+    ours: float,
+    points: float | None,
+    seeds: float | None,
+) -> str:
+    """`reproduced` within the largest +- or the equivalence band, else `better` or `short`.
+
+    `measured` beside nothing.
+    """
     if experiment.reported is None:
         return "measured"
     gain = ours - experiment.reported.value
     if column.direction == "lower":
         gain = -gain
-    if abs(gain) <= max(experiment.reported.uncertainty or 0.0, points or 0.0) + ROUNDING:
+    errors = experiment.reported.uncertainty, points, seeds, column.equivalence
+    if abs(gain) <= max(error or 0.0 for error in errors) + ROUNDING:
         return "reproduced"
     return "better" if gain > 0 else "short"
 

@@ -62,6 +62,7 @@ TORCH_FREE = {
     "archive": "catalog data errors record",
     "tables": "archive catalog config data record verdict wording",
     "rendering": "archive errors record tables",
+    "comparison": "errors record",
     "figures": "atomic",
     "portrait": "figures record",
     "imaging": "atomic figures",
@@ -108,10 +109,11 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record"
     " rendering tables",
     "launch": "",
+    "cli_compare": "comparison",
     "cli_data": "data",
     "cli_sample": "pages sampling",
-    "cli": "catalog cli_data cli_sample config data errors inspection launch.reproduce logs plots"
-    " record rendering run signals summary tables",
+    "cli": "catalog cli_compare cli_data cli_sample config data errors inspection"
+    " launch.reproduce logs plots record rendering run signals summary tables",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -103,4 +103,4 @@ def test_a_run_killed_again_and_again_gives_the_record_of_one_never_cut(
     assert comparable(records[0]) == comparable(records[1])
     assert records[0].status == "done"
     folders = [root / last.relative_to(killed).parent for root in (killed, whole)]
-    assert np.array_equal(*(np.load(folder / "test_log_prob.npy") for folder in folders))
+    assert np.array_equal(*(np.load(f / "test_log_prob.npz")["log_prob"] for f in folders))

@@ -82,7 +82,7 @@ def test_the_test_is_of_the_best_weights_and_not_of_the_last(tmp_path: Path) -> 
     assert result.model["stop_reason"] == "patience"
     assert result.metrics["val/log_likelihood"] == max(curve.values())
     assert max(curve.values()) > curve[result.model["steps"]]
-    mean = np.load(folder / "test_log_prob.npy").mean(dtype=np.float64)
+    mean = np.load(folder / "test_log_prob.npz")["log_prob"].mean(dtype=np.float64)
     assert mean == pytest.approx(result.metrics["test/log_likelihood"], abs=1e-6)
 
 

@@ -115,6 +115,31 @@ def judged(root: Path) -> Callable[..., Entry]:
 
 
 @pytest.mark.parametrize(
+    ("value", "verdict"), [(0.12, "reproduced"), (0.119, "short"), (0.161, "better")]
+)
+def test_difference_within_the_equivalence_band_is_none(
+    root: Path, value: float, verdict: str
+) -> None:
+    path = root / "experiments" / "small" / "table.yaml"
+    path.write_text(
+        TABLE.replace("{moons: Moons,", "{moons: {heading: Moons, equivalence: 0.02},")
+    )
+    record.write(make(root, "maf_5", "moons", value=value), root)
+    assert entry(root).verdict == verdict
+    assert "within the largest ±, or no more than 0.02 nats (Moons)." in tables.markdown(
+        tables.build("small", root)
+    )
+
+
+def test_verdict_allows_for_the_spread_over_seeds(root: Path) -> None:
+    for seed, value in enumerate((0.18, 0.24)):  # mean 0.21, standard deviation 0.042
+        record.write(make(root, "maf_5", "moons", seed=seed, value=value), root)
+    assert entry(root).verdict == "better"
+    record.write(make(root, "maf_5", "moons", seed=2, value=0.06), root)  # 0.16 ± 0.092
+    assert entry(root).verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
     ("value", "se", "verdict"),
     [
         (0.14, 0.001, "reproduced"),
