@@ -1,13 +1,16 @@
 """Every experiment file loads, and says where its numbers are from."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 import nfbench
-from nfbench import rendering
+from nfbench import rendering, tables
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load
 
@@ -217,3 +220,20 @@ def test_the_iaf_paper_has_its_numbers() -> None:
         [3.53, 3.36, 3.26],
         [3.15],
     ]
+
+
+def test_the_readme_computes_its_numbers_from_the_records() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    entries = [e for e in tables.build("maf2017_table1", ROOT).entries if e.n_seeds]
+    shown = [e for e in entries if e.experiment.cell == "power"]
+    assert len(shown) > 2
+    for entry in shown:
+        line = rf"^{entry.experiment.row} +seed \d+: (\S+) ± (\S+) nats$"
+        found = re.findall(line, ran.stdout, re.MULTILINE)
+        assert len(found) == entry.n_seeds
+        mean, points = (fmean(float(each[i]) for each in found) for i in (0, 1))
+        assert (mean, points) == pytest.approx((entry.ours, entry.points), abs=0.01)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import rich.console
 
-from nfbench import record, rendering, tables
+from nfbench import archive, record, rendering, tables
 from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.errors import UsageError
@@ -473,3 +474,72 @@ def test_further_numbers_have_a_heading(root: Path, extra: str, message: str) ->
     (root / "experiments" / "small" / "table.yaml").write_text(TABLE + extra)
     with pytest.raises(UsageError, match=message):
         tables.build("small", root)
+
+
+def test_the_readme_shows_a_table_between_its_markers(root: Path) -> None:
+    readme = root / "README.md"
+    readme.write_text("Before.\n<!-- nfbench table small -->\nold\n<!-- end -->\nAfter.\n")
+    record.write(make(root, "maf_5", "moons"), root)
+    rendering.write("small", root)
+    text = readme.read_text()
+    assert text.startswith("Before.\n<!-- nfbench table small -->\n")
+    assert text.endswith("\n<!-- end -->\nAfter.\n")
+    assert "| MAF (5)  | 0.14† ✓ (0.14) |" in text and "old" not in text
+    assert "[A paper](https://example.org), Table 1." in text
+    rendering.check("small", root)
+    readme.write_text(text.replace("0.14†", "0.15†"))
+    with pytest.raises(UsageError, match=r"README\.md is not what the records give"):
+        rendering.check("small", root)
+
+
+def tamper(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a record by hand."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_check_names_every_record_at_fault(root: Path) -> None:
+    known = DATA["digits"].known["scikit-learn"]
+    for seed in range(7):
+        record.write(make(root, "maf_5", "moons", seed=seed), root)
+    record.write(make(root, "maf_5", "digits", fingerprint="e" * 64, source="scikit-learn"), root)
+    record.write(make(root, "gaussian", "digits", fingerprint=known, source="scikit-learn"), root)
+    rendering.write("small", root)
+    folder = root / "results" / "small" / "maf_5" / "moons"
+    tamper(folder / "1.json", lambda r: r["metrics"].update({"test/log_likelihood": 0.9}))
+    tamper(folder / "2.json", lambda r: r["experiment"].update(config_hash="0" * 12))
+    tamper(folder / "3.json", lambda r: r.update(version=1))
+    tamper(folder / "4.json", lambda r: r["experiment"].update(seed=5))
+    (folder / "6.json").write_text("{half a rec")
+    (folder / "0.json").rename(folder / "8.json")
+    with pytest.raises(UsageError) as caught:
+        rendering.check("small", root)
+    told = dict(line.split(": ", 1) for line in str(caught.value).splitlines())
+    place = "results/small/maf_5/moons/{}.json"
+    assert told.pop("small") == "7 at fault in its records"
+    expected = {
+        place.format(1): "sha256: its content was changed",
+        place.format(2): "config_hash: expected",
+        place.format(3): "version: expected 2, got 1",
+        place.format(4): "its content is results/small/maf_5/moons/5.json",
+        place.format(6): "Expecting property name",
+        place.format(8): "its content is results/small/maf_5/moons/0.json",
+        "results/small/maf_5/digits/0.json": "data fingerprint: expected",
+    }
+    assert {
+        name: told[name].startswith(words) for name, words in expected.items()
+    } == dict.fromkeys(told, True)
+
+
+def test_a_record_of_a_row_that_is_gone_is_at_fault(root: Path) -> None:
+    record.write(make(root, "maf_5", "digits", source="here"), root)
+    record.write(make(root, "gaussian", "moons"), root)
+    (root / "experiments/small/maf_5.yaml").write_text(MAF.split("  digits")[0])
+    (root / "experiments/small/gaussian.yaml").unlink()
+    path = root / "experiments/small/table.yaml"
+    path.write_text(path.read_text().replace("[gaussian, maf_5]", "[maf_5]"))
+    assert list(archive.faults("small", root)) == [
+        "results/small/gaussian/moons/0.json: row: small has no row 'gaussian'",
+        "results/small/maf_5/digits/0.json: cell: small/maf_5 has no cell 'digits'",
+    ]
