@@ -66,7 +66,7 @@ class Checkpoints(pl.Callback):
                 f"on {str(state.get('fingerprint'))[:12]}; move its folder away"
             )
         theirs, ours = state["experiment"], self.experiment
-        if theirs != ours and not same_settings(theirs, ours):
+        if theirs != ours and not same_settings(theirs, ours["config"]):
             raise UsageError(
                 f"{self.last}: expected a checkpoint of today's settings, got one of others: the "
                 "row has changed since; move its folder away"

@@ -11,6 +11,7 @@ import click
 from nfbench import __version__
 from nfbench.cli_compare import compare
 from nfbench.cli_data import data
+from nfbench.cli_report import report
 from nfbench.cli_sample import sample
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
@@ -270,5 +271,6 @@ def plot(target: str, seed: int | None) -> None:
 
 
 main.add_command(compare)
+main.add_command(report)
 main.add_command(sample)
 main.add_command(data)

@@ -56,7 +56,7 @@ class Experiment:
 
     def matches(self, record: Record) -> bool:
         """Whether a record was made with these settings."""
-        return same_settings(record.experiment, self.identity())
+        return same_settings(record.experiment, self.config())
 
     def identity(self) -> dict[str, Any]:
         """The section of a record on what was run."""
@@ -110,14 +110,14 @@ def restore(identity: dict[str, Any]) -> Experiment:
     return experiment
 
 
-def same_settings(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two experiments, as checkpoints and records keep them, have the same settings.
+def same_settings(identity: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether an experiment, as a checkpoint or a record keeps it, has settings of today's.
 
-    A setting that is newer than one of them has its default there, which stands for how things
-    were before it; one that is gone makes them differ.
+    A setting that is newer than it has its default there, which stands for how things were
+    before; one that is gone makes them differ.
     """
     try:
-        return restore(one).config() == restore(other).config()
+        return identity.get("config") == config or restore(identity).config() == config
     except UsageError:
         return False
 
@@ -133,6 +133,13 @@ def load(
         UsageError: an unknown name or key, or a value of another type; it names the file and key.
     """
     table, name = find_row(row, cell, root or find_root())
+    return resolve(table, name, cell, seed, overrides)
+
+
+def resolve(
+    table: Table, name: str, cell: str, seed: int = 0, overrides: Sequence[str] = ()
+) -> Experiment:
+    """One cell of a row of a table, resolved as `load` does it."""
     file = table.row(name)
     file.check(ROW)
     cells = file.section("cells")

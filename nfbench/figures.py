@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,20 @@ def draw_curve(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> Non
         low, high = np.percentile(shown, 10), shown.max()
         margin = 0.08 * (high - low) or 1.0
         axis.set_ylim(max(shown.min(), low - (high - low)) - margin, high + margin)
+    against_steps(axis, title)
+
+
+def draw_curves(axis: Axes, curves: Mapping[str, Sequence[dict[str, float]]], title: str) -> None:
+    """Validations of several runs against steps, by name; bad starts are cut off."""
+    for i, (name, curve) in enumerate(curves.items()):
+        values = [line["val_log_likelihood"] for line in curve]
+        steps, color = [line["step"] for line in curve], colormaps["tab20"](i % 20)
+        axis.plot(steps, values, color=color, linewidth=1.2, label=name)
+    ends = [curve[-1]["val_log_likelihood"] for curve in curves.values()]
+    starts = [line["val_log_likelihood"] for curve in curves.values() for line in curve]
+    low, high = min(ends), max(starts)
+    margin = 0.5 * (high - low) or 1.0
+    axis.set_ylim(max(min(starts), low - margin) - 0.1 * margin, high + 0.1 * margin)
     against_steps(axis, title)
 
 

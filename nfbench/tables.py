@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from nfbench.archive import records
 from nfbench.catalog import Extra, Table, load_table
-from nfbench.config import load
+from nfbench.config import resolve
 from nfbench.data import DATA
 from nfbench.record import Record, find_root
 from nfbench.verdict import Entry, judge
@@ -64,7 +64,7 @@ def build(name: str, root: Path | None = None) -> View:
     fingerprints = {name: dataset.known for name, dataset in DATA.items()}
     entries = [
         judge(
-            load(f"{name}/{row}", cell, root=root),
+            resolve(table, row, cell),
             table.columns[cell],
             found.get((row, cell), []),
             multiple=table.ours_multiple,

@@ -65,6 +65,7 @@ TORCH_FREE = {
     "comparison": "errors record",
     "figures": "atomic",
     "portrait": "figures record",
+    "report": "archive catalog errors figures record tables verdict wording",
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
     "launch.plan": "catalog config errors record settings",
@@ -111,8 +112,9 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch": "",
     "cli_compare": "comparison",
     "cli_data": "data",
+    "cli_report": "report",
     "cli_sample": "pages sampling",
-    "cli": "catalog cli_compare cli_data cli_sample config data errors inspection"
+    "cli": "catalog cli_compare cli_data cli_report cli_sample config data errors inspection"
     " launch.reproduce logs plots record rendering run signals summary tables",
     "__main__": "cli",
 }
