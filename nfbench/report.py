@@ -176,7 +176,7 @@ def pictures(view: View, root: Path) -> Iterator[Picture]:
     for cell, column in view.table.columns.items():
         curves = dict(curves_of([e for e in view.entries if e.experiment.cell == cell], root))
         if curves:
-            figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+            figure = Figure(figsize=(5.2, 3.4), layout="constrained")
             draw_curves(figure.subplots(), curves, f"{column.heading}: validation (nats)")
             file = io.BytesIO()
             figure.savefig(file, format="svg", metadata={"Date": None})
