@@ -11,6 +11,7 @@ import click
 from nfbench import __version__
 from nfbench.cli_data import data
 from nfbench.cli_sample import sample
+from nfbench.cli_sweep import sweep, sweep_pages
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -205,6 +206,8 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
             continue
         tables.write(name)
         show_table(name, form)
+    if every:
+        sweep_pages(check=check)
 
 
 def show_table(name: str, form: str) -> None:
@@ -261,4 +264,5 @@ def plot(target: str, seed: int | None) -> None:
 
 
 main.add_command(sample)
+main.add_command(sweep)
 main.add_command(data)

@@ -83,6 +83,25 @@ def write_table(root: Path, **rows: Mapping[str, Any]) -> Path:
     return root
 
 
+SWEEP = {
+    "title": "Tiny sweep",
+    "row": "tiny/maf",
+    "cell": "pinwheel",
+    "sampler": "grid",
+    "fixed": {"training.max_steps": 40},
+    "space": {"flow.layers": [1, 2], "training.learning_rate": [0.01, 0.001]},
+}
+
+
+def write_sweep(root: Path, **keys: Any) -> Path:
+    """Write experiments/tiny and the sweep `small` of its row, with some keys changed."""
+    write_table(root, maf=MAF)
+    folder = root / "experiments" / "sweeps"
+    folder.mkdir(exist_ok=True)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SWEEP | keys, sort_keys=False))
+    return root
+
+
 def comparable(record: Record) -> dict[str, Any]:
     """Everything in a record but where it comes from, and how long things took there."""
     content = asdict(record)
