@@ -136,7 +136,13 @@ def command(root: Path, arguments: Sequence[str], output: Path) -> None:
 
 
 def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) -> None:
-    """Run a cell with checkpoints at all chunk ends; SIGKILL at call number ``count`` of a place.
+    """Run a cell until call number ``count`` of a place, with checkpoints at all chunk ends."""
+    kill_at(place, count)
+    run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
+
+
+def kill_at(place: str, count: int) -> None:
+    """Have this process save at all chunk ends, and be killed at call ``count`` of a place.
 
     A place is "module:attribute"; the call itself does not happen any more.
     """
@@ -152,7 +158,6 @@ def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) ->
         return original(*arguments, **options)
 
     setattr(owner, name, counted)
-    run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

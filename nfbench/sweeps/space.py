@@ -86,7 +86,7 @@ class Sweep:
             value = values[key]
             text = json.dumps(where.rounded(value)) if isinstance(where, Range) else value
             words.append(f"{key}={text}")
-        return tuple(words)
+        return tuple(sorted(words))
 
     def experiment(self, words: Sequence[str]) -> Experiment:
         """The run with these overrides."""
