@@ -39,8 +39,8 @@ def sweep(name: str, jobs: int | None, device: str, threads: int, dry_run: bool)
     NAME is a file of experiments/sweeps/, such as
 
     \b
-        title: MAF on two moons
-        row: demo/maf
+        title: MAF on two moons, in 500 steps
+        row: toy2d/maf
         cell: moons
         seed: 0                             # of every run
         sampler: tpe                        # or random, or grid: every combination
@@ -48,9 +48,9 @@ def sweep(name: str, jobs: int | None, device: str, threads: int, dry_run: bool)
         trials: 12                          # of a grid by default all
         fixed: {training.max_steps: 500}    # in every trial
         space:
-          training.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}
-          flow.layers: {low: 1, high: 5}    # whole numbers, as the setting is one; also step: 2
-          flow.hidden: [[16], [64, 64]]     # a list of values
+          training.learning_rate: {low: 3.0e-4, high: 3.0e-2, log: true}
+          flow.layers: {low: 2, high: 10}   # whole numbers, as the setting is one; also step: 2
+          flow.hidden: [[32], [64, 64]]     # a list of values
 
     Each trial is a run of the row with overrides, trained and validated, and never tested. When
     all are done the one with the best validation is tested, and results/sweeps/NAME.json, .md

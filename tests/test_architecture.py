@@ -68,7 +68,7 @@ TORCH_FREE = {
     "sweeps.space": "config errors record settings",
     "sweeps.result": "errors record sweeps.space",
     "sweeps.figure": "figures sweeps.result",
-    "sweeps.pages": "catalog config errors record sweeps.figure sweeps.result",
+    "sweeps.pages": "catalog errors record sweeps.figure sweeps.result",
     "sweeps.study": "config errors record seeds sweeps.space",
     "launch.local": "launch.plan signals",
 }

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from tabulate import tabulate
 
 from nfbench import record
 from nfbench.catalog import Column, Table, load_table
-from nfbench.config import restore
 from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, write_atomic
 
@@ -64,9 +62,9 @@ def markdown(found: Result, root: Path) -> str:
         grid(list(best(found)), *[f"`{key}`" for key in sweep["space"]], *NUMBERS, first="trial"),
         "\n".join(counts(found)),
         f"![Validation of each trial]({found.name}.png)",
-        f"The winner, trial {found.winner}, beside the row as it stands:",
+        f"The winner, trial {found.winner}, beside the row itself:",
         grid(list(tests(found, table, root)), *test_heading(table, found), first=""),
-        f"    {shlex.join(restore(found.run.experiment).command)}",
+        f"    {found.run.provenance['command']}",
         f"Rendered from the records by `nfbench sweep {found.name}`.",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -143,13 +141,18 @@ def test_heading(table: Table, found: Result) -> tuple[str, str, str]:
 
 
 def tests(found: Result, table: Table, root: Path) -> Iterator[list[str]]:
-    """The winner's test and the row's own, in the table's metric."""
+    """The winner's test and the row's own, in the table's metric.
+
+    Records that are not kept in git are left out, so that the page is the same everywhere.
+    """
     column = table.columns[found.run.cell]
     label = f"winner, trial {found.winner}"
     yield [label, *numbers(found.run, column, table.ours_multiple)]
-    row = restore(found.run.experiment)
-    path = root / "results" / row.table / row.row / row.cell / f"{row.seed}.json"
-    label = f"`{row.table}/{row.row}`"
+    if not table.committed:
+        return
+    run = found.run
+    path = root / "results" / run.table / run.row / run.cell / f"{run.seed}.json"
+    label = f"`{run.table}/{run.row}`"
     if path.exists():
         yield [label, *numbers(record.read(path), column, table.ours_multiple)]
     else:
