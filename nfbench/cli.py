@@ -13,6 +13,7 @@ from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
+from nfbench.cli_sweep import sweep, sweep_pages
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -215,6 +216,8 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
             continue
         rendering.write(name)
         show_table(name, form)
+    if every:
+        sweep_pages(check=check)
 
 
 def show_table(name: str, form: str) -> None:
@@ -273,4 +276,5 @@ def plot(target: str, seed: int | None) -> None:
 main.add_command(compare)
 main.add_command(report)
 main.add_command(sample)
+main.add_command(sweep)
 main.add_command(data)

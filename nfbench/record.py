@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from nfbench.atomic import replacing
 from nfbench.errors import UsageError
-from nfbench.seal import config_hash, seal
+from nfbench.seal import config_hash, reject, seal, sealed_text
 
 VERSION = 2
 LIKELIHOODS = ("exact", "estimate", "lower bound")
@@ -146,11 +146,6 @@ def expect(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
-def reject(constant: str) -> None:
-    """Raises `UsageError` for NaN or an infinity, which JSON does not have but Python reads."""
-    raise UsageError(f"{constant} is not a number that a record can hold")
-
-
 def check_keys(section: str, values: dict[str, Any]) -> None:
     """Raises `UsageError` unless the keys of a section are exactly those that KEYS lists."""
     wrong = set(values) ^ set(KEYS[section].split())
@@ -166,6 +161,11 @@ def check_hash(record: Record) -> None:
     """Raises `UsageError` unless the hash of the settings is that of the settings."""
     given, found = record.experiment["config_hash"], config_hash(record.experiment["config"])
     expect(given == found, f"config_hash: expected {found}, of its settings, got {given!r}")
+
+
+def check_seal(given: object, values: dict[str, Any]) -> None:
+    """Raises `UsageError` unless a seal is that of the values."""
+    expect(given == seal(values), "sha256: its content was changed since it was written")
 
 
 def check_address(named: Named) -> None:
@@ -254,13 +254,11 @@ def save(record: Record, path: Path) -> None:
     Raises:
         UsageError: a value is not JSON.
     """
-    values = asdict(record)
     try:
-        sealed = values | {"sha256": seal(values)}
-        text = json.dumps(sealed, sort_keys=True, indent=1, allow_nan=False)
+        text = sealed_text(asdict(record))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
-    write_atomic(path, text + "\n")
+    write_atomic(path, text)
 
 
 def amend(record: Record, audit: dict[str, Any], root: Path | None = None) -> Path:
@@ -289,7 +287,7 @@ def read(path: Path) -> Record:
         place = record_path(record, Path()).parts
         expect(path.absolute().parts[-len(place) :] == place, f"its content is {'/'.join(place)}")
         check_hash(record)
-        expect(sealed == seal(values), "sha256: its content was changed since it was written")
+        check_seal(sealed, values)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return record

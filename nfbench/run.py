@@ -83,29 +83,9 @@ def execute(
     stop: StopRequest,
 ) -> Record:
     """Build, train and evaluate; the record of it."""
-    quiet_lightning()
     sources = provenance.commit(root)
     started, clock = datetime.now(UTC), time.monotonic()
-    data = build_data(experiment)
-    data.setup()
-    data.to(device)
-    schedule = build_schedule(experiment, data.order.steps_per_epoch)
-    model = build_model(experiment, data.dataset)
-    if model.needs_calibration and data.is_mapped:
-        raise UsageError(
-            f"{experiment.table}/{experiment.row}: expected a flow without statistics of the "
-            f"training set, as {data.dataset.name} is not held in memory; batch_norm=false "
-            "takes none, and flows of images keep running ones"
-        )
-    module = build_module(experiment, model, schedule, compile=compile, root=root).to(device)
-    checkpoints = Checkpoints(
-        record.run_dir(experiment, root),
-        experiment.identity(),
-        data.fingerprint,
-        stop,
-    )
-    if checkpoints.resume(module):
-        log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
+    module, data, checkpoints = prepare(experiment, root, device, compile, stop)
     failure, metrics, checks, speed = None, Metrics(), Audit(), Speed()
     try:
         train(module, data, checkpoints, root, bar)
@@ -127,6 +107,34 @@ def execute(
         provenance=sources | provenance.describe(experiment, module, started, seconds),
         failure=failure,
     )
+
+
+def prepare(
+    experiment: Experiment, root: Path, device: torch.device, compile: bool, stop: StopRequest
+) -> tuple[DensityModule, DataModule, Checkpoints]:
+    """Read the data and build the module, as its last checkpoint has it if there is one."""
+    quiet_lightning()
+    data = build_data(experiment)
+    data.setup()
+    data.to(device)
+    schedule = build_schedule(experiment, data.order.steps_per_epoch)
+    model = build_model(experiment, data.dataset)
+    if model.needs_calibration and data.is_mapped:
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: expected a flow without statistics of the "
+            f"training set, as {data.dataset.name} is not held in memory; batch_norm=false "
+            "takes none, and flows of images keep running ones"
+        )
+    module = build_module(experiment, model, schedule, compile=compile, root=root).to(device)
+    checkpoints = Checkpoints(
+        record.run_dir(experiment, root),
+        experiment.identity(),
+        data.fingerprint,
+        stop,
+    )
+    if checkpoints.resume(module):
+        log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
+    return module, data, checkpoints
 
 
 def train(

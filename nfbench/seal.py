@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import Any
 
+from nfbench.errors import UsageError
+
 
 def seal(content: Any) -> str:
     """The SHA-256 of plain values in 64 hexadecimal digits, in whatever order of their keys.
@@ -16,6 +18,21 @@ def seal(content: Any) -> str:
     """
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed_text(content: dict[str, Any]) -> str:
+    """Plain values as the JSON of a file, with their seal among them as `sha256`.
+
+    Raises:
+        TypeError, ValueError: a value that JSON does not have.
+    """
+    sealed = content | {"sha256": seal(content)}
+    return json.dumps(sealed, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def reject(constant: str) -> None:
+    """Raises `UsageError` for NaN or an infinity, which JSON does not have but Python reads."""
+    raise UsageError(f"{constant} is not a number that a record can hold")
 
 
 def config_hash(config: Any) -> str:

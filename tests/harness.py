@@ -83,6 +83,25 @@ def write_table(root: Path, **rows: Mapping[str, Any]) -> Path:
     return root
 
 
+SWEEP = {
+    "title": "Tiny sweep",
+    "row": "tiny/maf",
+    "cell": "pinwheel",
+    "sampler": "grid",
+    "fixed": {"training.max_steps": 40},
+    "space": {"flow.layers": [1, 2], "training.learning_rate": [0.01, 0.001]},
+}
+
+
+def write_sweep(root: Path, **keys: Any) -> Path:
+    """Write experiments/tiny and the sweep `small` of its row, with some keys changed."""
+    write_table(root, maf=MAF)
+    folder = root / "experiments" / "sweeps"
+    folder.mkdir(exist_ok=True)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SWEEP | keys, sort_keys=False))
+    return root
+
+
 def comparable(record: Record) -> dict[str, Any]:
     """Everything in a record but where it comes from, and how long things took there."""
     content = asdict(record)
@@ -117,7 +136,13 @@ def command(root: Path, arguments: Sequence[str], output: Path) -> None:
 
 
 def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) -> None:
-    """Run a cell with checkpoints at all chunk ends; SIGKILL at call number ``count`` of a place.
+    """Run a cell until call number ``count`` of a place, with checkpoints at all chunk ends."""
+    kill_at(place, count)
+    run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
+
+
+def kill_at(place: str, count: int) -> None:
+    """Have this process save at all chunk ends, and be killed at call ``count`` of a place.
 
     A place is "module:attribute"; the call itself does not happen any more.
     """
@@ -133,7 +158,6 @@ def run_until_killed(root: Path, row: str, cell: str, place: str, count: int) ->
         return original(*arguments, **options)
 
     setattr(owner, name, counted)
-    run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

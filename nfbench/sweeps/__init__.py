@@ -1,0 +1,1 @@
+"""Searches over hyper-parameters of a row: by validation, shared by many processes, on record."""

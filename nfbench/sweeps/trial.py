@@ -1,0 +1,71 @@
+"""A run as far as its validation: what selects a trial. The test split is left alone."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nfbench import provenance
+from nfbench.config import Experiment
+from nfbench.errors import FailedRunError, UsageError
+from nfbench.run import describe_model, prepare, torch_device, train, trainer
+from nfbench.signals import StopRequest
+
+from .study import Outcome
+
+
+def attempt(
+    experiment: Experiment, root: Path, *, device: str, threads: int, bar: bool
+) -> Outcome:
+    """Train and validate, from the last checkpoint on; a failure is an outcome too.
+
+    The caller holds the lock of the run's folder. ``nfbench.run.run`` goes on from what is left
+    here, at the test.
+
+    Raises:
+        InterruptedRunError: if a signal stopped it; the next call goes on.
+    """
+    torch.set_num_threads(threads)
+    place = torch_device(device)
+    origin = Outcome(device=provenance.device_name(place), **provenance.commit(root))
+    clock = time.monotonic()
+    with StopRequest() as stop:
+        try:
+            found = validated(experiment, root, place, bar, stop)
+            return replace(origin, **found)
+        except (FailedRunError, UsageError, torch.OutOfMemoryError) as error:
+            seconds = round(time.monotonic() - clock, 1)
+            return replace(origin, reason=" ".join(str(error).split()), seconds=seconds)
+
+
+def validated(
+    experiment: Experiment, root: Path, device: torch.device, bar: bool, stop: StopRequest
+) -> dict[str, Any]:
+    """The best validation of a run, and when it was.
+
+    Raises:
+        FailedRunError: if a loss, or every validation, is not finite.
+    """
+    clock = time.monotonic()
+    module, data, checkpoints = prepare(experiment, root, device, False, stop)
+    train(module, data, checkpoints, root, bar)
+    best = module.selection.best
+    if not module.step:  # fitted in closed form, with no validation on the way
+        trainer(device, []).validate(module, datamodule=data, verbose=False)
+        assert module.summary is not None
+        best = module.summary.mean
+    if not math.isfinite(best):
+        raise FailedRunError(
+            "no finite validation", "no validation log-likelihood was finite", step=module.step
+        )
+    model = describe_model(module, failed=False)
+    return {
+        "value": best,
+        "step": model["best_step"],
+        "steps": model["steps"],
+        "stop_reason": model["stop_reason"],
+        "seconds": round(checkpoints.seconds + time.monotonic() - clock, 1),
+    }
