@@ -11,6 +11,7 @@ import click
 from nfbench import __version__
 from nfbench.cli_data import data
 from nfbench.cli_sample import sample
+from nfbench.cli_speed import speed
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -245,7 +246,8 @@ def audit(target: str, seed: int | None) -> None:
 @main.command()
 @click.argument("target")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the runs; by default 0.")
-def plot(target: str, seed: int | None) -> None:
+@click.option("--speed", "cost", is_flag=True, help="Of a table accuracy against cost instead.")
+def plot(target: str, seed: int | None, cost: bool) -> None:
     """Draw what a table's runs left, or one run, and print where.
 
     \b
@@ -254,11 +256,21 @@ def plot(target: str, seed: int | None) -> None:
 
     A run's figure shows its density beside the truth, its samples, how it moves noise step by
     step, and its training curve. Its folder is as good a name: runs/demo/maf/moons/0/.
+
+    \b
+        nfbench plot demo --speed         accuracy against the cost of a sample, of all seeds, from
+                                          what nfbench speed has measured: results/demo_speed.png
     """
+    if cost:
+        from nfbench import tradeoff
+
+        click.echo(tradeoff.require(target))
+        return
     from nfbench.plots import plot as draw
 
     click.echo(draw(target, seed))
 
 
 main.add_command(sample)
+main.add_command(speed)
 main.add_command(data)

@@ -246,10 +246,13 @@ def save(record: Record, path: Path) -> None:
     write_atomic(path, text + "\n")
 
 
-def amend(record: Record, audit: dict[str, Any], root: Path | None = None) -> Path:
-    """Puts another audit of the same weights into a record; all else stays as it is."""
+def amend(record: Record, root: Path | None = None, **sections: dict[str, Any]) -> Path:
+    """Puts what was found anew of the same weights, an audit or their speed, into a record.
+
+    All other sections stay as they are.
+    """
     path = record_path(record, root)
-    save(replace(record, audit=audit), path)
+    save(replace(record, **cast(Any, sections)), path)
     return path
 
 

@@ -20,7 +20,7 @@ from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.flat import tie_gradients
 from nfbench.flows import FLOWS
-from nfbench.launch.estimate import one_step, random_labels, random_rows
+from nfbench.launch.estimate import random_labels, random_rows
 from nfbench.training import build_module, build_schedule
 
 PACKAGE = Path(nfbench.__file__).parent
@@ -63,6 +63,7 @@ TORCH_FREE = {
     "portrait": "figures record",
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
+    "tradeoff": "catalog config errors figures record tables verdict",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
 }
@@ -88,6 +89,7 @@ TORCH = {
     "latent": "audit density flows transforms",
     "pictures": "data.base density flows latent signals",
     "speed": "density signals",
+    "flops": "signals",
     "evaluation": "data data.base errors flows metrics module objectives vae",
     "teacher": "checkpoint config density errors record",
     "build_vae": "config data distributions flows nets resnet_vae sections vae",
@@ -99,15 +101,18 @@ TORCH = {
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
+    "throughput": "data.base flat flops inspection module provenance record run speed training",
     "pages": "density errors flows imaging latent transforms vae",
     "sampling": "atomic density errors flows imaging inspection latent pages record run vae",
-    "launch.estimate": "build config data flat module training",
+    "launch.estimate": "build config data flat training",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record tables",
+    "launch.measure": "launch.plan launch.reproduce record run tables throughput tradeoff",
     "launch": "",
     "cli_data": "data",
     "cli_sample": "pages sampling",
-    "cli": "catalog cli_data cli_sample config data errors inspection launch.reproduce logs plots"
-    " record run signals summary tables",
+    "cli_speed": "catalog errors launch.measure throughput verdict",
+    "cli": "catalog cli_data cli_sample cli_speed config data errors inspection launch.reproduce"
+    " logs plots record run signals summary tables tradeoff",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}
@@ -319,7 +324,8 @@ def test_every_cell_builds_and_takes_two_steps(
         optimizer = module.configure_optimizers()
         tie_gradients(module.weights, module.trained)
         for _ in range(STEPS):
-            one_step(module, optimizer, rows[:BATCH], random_labels(experiment, dataset, BATCH))
+            labels = random_labels(experiment, dataset, BATCH)
+            module.optimize(optimizer, rows[:BATCH], labels)
         assert any(not torch.equal(a, b) for a, b in zip(before, module.trained, strict=True))
     if model.needs_calibration:
         model.calibrate(rows, random_labels(experiment, dataset, len(rows)))

@@ -440,7 +440,7 @@ def test_passes_of_a_table_are_the_evaluations_of_all_odes(tmp_path: Path) -> No
     result = go(tmp_path, "ode")
     audit = {"log_det_error": None, "round_trip_error_float32": None}
     audit |= {"passes_per_log_prob": 0, "passes_per_sample": 1}
-    record.amend(result, audit, tmp_path)
+    record.amend(result, tmp_path, audit=audit)
     (line,) = tables.lines(tables.build("tiny", tmp_path))
     nfe = result.likelihood["nfe"]
     assert result.likelihood["odes"] == 2
