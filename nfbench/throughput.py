@@ -19,7 +19,8 @@ from nfbench.run import torch_device
 from nfbench.speed import BATCH, Speed, cycled, described, measure, tried
 from nfbench.training import build_module, build_schedule
 
-SIZES = (1, 16, *(BATCH * 4**power for power in range(6)))  # to 65,536
+N_LARGER = 6  # sizes of batch from an ordinary one upwards, each four times the last
+SIZES = (1, 16, *(BATCH * 4**power for power in range(N_LARGER)))  # to 65,536
 CONDITIONS = ("device", "threads", "precision", "versions")
 
 
@@ -91,7 +92,7 @@ def training(trained: Trained, device: torch.device, root: Path) -> Speed:
     module = build_module(experiment, model, schedule, root=root).to(device)
     module.step = trained.step  # its rate of learning, at which the weights stay near these
     batch, step = experiment.data.batch_size, steps_of(module, data)
-    sizes = (batch * 4**power for power in range(6))
+    sizes = (batch * 4**power for power in range(N_LARGER))
     curve = tried("training step", step, device, sizes)
     return {
         "training_batch": batch,

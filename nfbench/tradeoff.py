@@ -1,11 +1,12 @@
 """Accuracy against the cost of a sample, for every row of a table. Imports no torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
@@ -42,11 +43,13 @@ class Mark:
     """A row in a panel: what a sample costs, our number and its error."""
 
     label: str
-    family: str
     color: str
     cost: float
     value: float
     error: float
+
+
+Labels = dict[Annotation, Mark]
 
 
 def draw(table_name: str, root: Path | None = None) -> Path | None:
@@ -65,19 +68,25 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
         return None
     width, height = INCHES
     figure = Figure(figsize=(2 * width, height * len(columns) + 0.7), layout="constrained")
-    figure.suptitle(f"{view.table.title}: accuracy against the cost of a sample", fontsize=TITLE)
+    labels: Labels = {}
     for axes, (cell, column) in zip(
         figure.subplots(len(columns), 2, squeeze=False), columns.items(), strict=True
     ):
         entries = [entry for entry in shown if entry.experiment.cell == cell]
-        fill(axes[0], column, [mark(e, 1000 / r) for e in entries if (r := e.extra[RATE])])
-        fill(axes[1], column, [mark(e, p) for e in entries if (p := passes_of(e)) is not None])
+        timed = [mark(e, 1000 / rate) for e in entries if (rate := e.extra[RATE])]
+        counted = [mark(e, n) for e in entries if (n := passes_of(e)) is not None]
+        labels |= fill(axes[0], column, timed) | fill(axes[1], column, counted)
         axes[0].set_xscale("log")
-        axes[1].set_xscale("symlog", linthresh=1)
+        axes[1].set_xscale("symlog", linthresh=1, linscale=0.5)
+        axes[1].xaxis.set_major_formatter("{x:g}")
+        axes[1].set_xlim(-0.5, 3 * max(1, axes[1].dataLim.xmax))
         axes[0].set_xlabel("milliseconds a sample, at the best size of batch", fontsize=LABEL)
         axes[1].set_xlabel("passes of the networks a sample, one after another", fontsize=LABEL)
     figure.supxlabel(caption(table_name, root), fontsize=LABEL)
-    return save(finished(figure), root / "results" / f"{table_name}_speed.png", 130)
+    title = f"{view.table.title}: accuracy against the cost of a sample"
+    add_legend(figure, title, {family_of(entry.experiment) for entry in shown})
+    place_all(figure, labels)
+    return save(figure, root / "results" / f"{table_name}_speed.png", 130)
 
 
 def require(table_name: str, root: Path | None = None) -> Path:
@@ -96,10 +105,10 @@ def require(table_name: str, root: Path | None = None) -> Path:
 
 def mark(entry: Entry, cost: float) -> Mark:
     """An entry at a cost; its error is the spread over seeds, of one seed that of test points."""
-    family, color = family_of(entry.experiment)
+    _, color = family_of(entry.experiment)
     error = entry.points if entry.seeds is None else entry.seeds
     value = 0.0 if entry.ours is None else entry.ours
-    return Mark(entry.experiment.title, family, color, cost, value, error or 0.0)
+    return Mark(entry.experiment.title, color, cost, value, error or 0.0)
 
 
 def passes_of(entry: Entry) -> int | None:
@@ -117,8 +126,9 @@ def family_of(experiment: Experiment) -> tuple[str, str]:
     return NO_FAMILY
 
 
-def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> None:
-    """Points with their errors, better upwards."""
+def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> Labels:
+    """Points with their errors, better upwards; their labels, which are still to be placed."""
+    labels: Labels = {}
     for each in marks:
         axis.errorbar(
             each.cost,
@@ -130,7 +140,9 @@ def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> None:
             linewidth=1,
             capsize=2,
         )
-        axis.annotate(each.label, (each.cost, each.value), fontsize=LABEL, color=each.color)
+        place = each.cost, each.value
+        label = axis.annotate(each.label, place, fontsize=LABEL, color=each.color)
+        labels[label] = each
     axis.margins(0.15, 0.12)
     if column.direction == "lower":
         axis.invert_yaxis()
@@ -139,13 +151,26 @@ def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> None:
     axis.tick_params(labelsize=LABEL, length=2)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[:].set(color=FRAME)
-    families = {each.family: each.color for each in marks}
+    return labels
+
+
+def add_legend(figure: Figure, title: str, families: Collection[tuple[str, str]]) -> None:
+    """A title and the colors of the families that there are, above the panels."""
+    known = [(name, color) for name, (color, _) in FAMILIES.items()]
     handles = [
-        Line2D([], [], color=families[name], marker="o", linestyle="", markersize=4, label=name)
-        for name in [*FAMILIES, NO_FAMILY[0]]
-        if name in families
+        Line2D([], [], color=color, marker="o", linestyle="", markersize=4, label=name)
+        for name, color in [*known, NO_FAMILY]
+        if (name, color) in families
     ]
-    axis.legend(handles=handles, fontsize=LABEL, frameon=False, loc="best")
+    figure.legend(
+        handles=handles,
+        title=title,
+        title_fontsize=TITLE,
+        fontsize=LABEL,
+        frameon=False,
+        loc="outside upper center",
+        ncols=len(handles),
+    )
 
 
 def caption(table_name: str, root: Path) -> str:
@@ -163,28 +188,23 @@ def place_of(measured: Record) -> str:
     return f"{speed['device']}, threads {speed['threads']}, {speed['precision']}"
 
 
-def finished(figure: Figure) -> Figure:
-    """The figure with each label where it covers the least: of marks, labels and the edge."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+def place_all(figure: Figure, labels: Labels) -> None:
+    """Put each label where it covers the least: of marks, other labels and beyond the edge."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     for axis in figure.axes:
-        labels = [text for text in axis.texts if isinstance(text, Annotation)]
-        taken = [around(axis, label.xy) for label in labels]
-        legend = axis.get_legend()
-        if legend is not None:
-            taken.append(legend.get_window_extent())
-        for label in labels:
+        own = [label for label in labels if label.axes is axis]
+        taken = [around(axis, labels[label]) for label in own]
+        for label in own:
             place(label, axis.get_window_extent(), taken)
             taken.append(label.get_window_extent())
-    return figure
 
 
-def around(axis: Axes, point: tuple[float, float]) -> Bbox:
-    """The square that a mark covers, in pixels."""
-    x, y = axis.transData.transform(point)
-    return Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
+def around(axis: Axes, mark: Mark) -> Bbox:
+    """What a mark and its error cover, in pixels."""
+    ends = [(mark.cost, mark.value + sign * mark.error) for sign in (-1, 1)]
+    (x, low), (_, high) = axis.transData.transform(ends)
+    return Bbox.from_extents(x - 4, min(low, high) - 4, x + 4, max(low, high) + 4)
 
 
 def place(label: Annotation, frame: Bbox, taken: Sequence[Bbox]) -> None:
