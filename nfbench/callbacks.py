@@ -20,9 +20,10 @@ from rich.progress import (
 
 from nfbench import checkpoint
 from nfbench.config import same_settings
+from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.nfe import in_words, per_solve
-from nfbench.record import read_curve, write_atomic
+from nfbench.record import write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
 
 from .module import DensityModule

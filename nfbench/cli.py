@@ -13,6 +13,7 @@ from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
+from nfbench.cli_speed import speed
 from nfbench.cli_sweep import sweep, sweep_pages
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
@@ -258,7 +259,8 @@ def audit(target: str, seed: int | None) -> None:
 @main.command()
 @click.argument("target")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the runs; by default 0.")
-def plot(target: str, seed: int | None) -> None:
+@click.option("--speed", "cost", is_flag=True, help="Of a table accuracy against cost instead.")
+def plot(target: str, seed: int | None, cost: bool) -> None:
     """Draw what a table's runs left, or one run, and print where.
 
     \b
@@ -267,7 +269,16 @@ def plot(target: str, seed: int | None) -> None:
 
     A run's figure shows its density beside the truth, its samples, how it moves noise step by
     step, and its training curve. Its folder is as good a name: runs/demo/maf/moons/0/.
+
+    \b
+        nfbench plot demo --speed         accuracy against the cost of a sample, of all seeds, from
+                                          what nfbench speed has measured: results/demo_speed.png
     """
+    if cost:
+        from nfbench import tradeoff
+
+        click.echo(tradeoff.require(target))
+        return
     from nfbench.plots import plot as draw
 
     click.echo(draw(target, seed))
@@ -276,5 +287,6 @@ def plot(target: str, seed: int | None) -> None:
 main.add_command(compare)
 main.add_command(report)
 main.add_command(sample)
+main.add_command(speed)
 main.add_command(sweep)
 main.add_command(data)

@@ -11,6 +11,7 @@ from nfbench.config import Experiment, restore
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
 from nfbench.errors import UsageError
+from nfbench.record import Record
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,19 @@ def load_trained(target: str, *, seed: int | None, root: Path) -> Trained:
     return Trained(path, experiment, step, data, model)
 
 
+def own_record(trained: Trained, root: Path) -> Record | None:
+    """The finished record of just these weights, if there is one."""
+    own = record.run_dir(trained.experiment, root) / "best.pt"
+    place = record.record_path(trained.experiment, root)
+    if trained.checkpoint.resolve() != own.resolve() or not place.is_file():
+        return None
+    kept = record.read(place)
+    if kept.status != "done" or not trained.experiment.matches(kept):
+        return None
+    of_these = (trained.step, trained.data.fingerprint)
+    return kept if (kept.model["best_step"], kept.data["fingerprint"]) == of_these else None
+
+
 def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -> Finding:
     """Audit a checkpoint; store the audit in the run's record if it is of that run's best weights.
 
@@ -99,15 +113,7 @@ def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -
     """
     root = root or record.find_root()
     trained = load_trained(target, seed=seed, root=root)
-    path, experiment, data = trained.checkpoint, trained.experiment, trained.data
-    found = audit(trained.model, data.test)
-    own = record.run_dir(experiment, root) / "best.pt"
-    place = record.record_path(experiment, root)
-    if path.resolve() != own.resolve() or not place.is_file():
-        return Finding(found, path, None)
-    kept = record.read(place)
-    same = kept.status == "done" and experiment.matches(kept)
-    of_these = (trained.step, data.fingerprint)
-    if not same or (kept.model["best_step"], kept.data["fingerprint"]) != of_these:
-        return Finding(found, path, None)
-    return Finding(found, path, record.amend(kept, dict(found), root))
+    found = audit(trained.model, trained.data.test)
+    kept = own_record(trained, root)
+    place = None if kept is None else record.amend(kept, root, audit=dict(found))
+    return Finding(found, trained.checkpoint, place)

@@ -124,7 +124,12 @@ class DensityModule(pl.LightningModule):
         # Lightning drops all gradients at the start and before each validation.
         if self.weights.grad is None:
             tie_gradients(self.weights, self.trained)
-        losses = torch.stack([self.optimize(optimizer, *batch) for batch in minibatches(chunk)])
+        losses = torch.stack(
+            [
+                self.optimize(optimizer, *batch, self.manual_backward)
+                for batch in minibatches(chunk)
+            ]
+        )
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):
             raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
@@ -132,7 +137,13 @@ class DensityModule(pl.LightningModule):
             self.nfe.end_chunk()
         return {"losses": losses}
 
-    def optimize(self, optimizer: Any, x: Tensor, context: Tensor | None) -> Tensor:
+    def optimize(
+        self,
+        optimizer: Any,
+        x: Tensor,
+        context: Tensor | None = None,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+    ) -> Tensor:
         """One optimizer step on the minibatch ``x``; its loss, left on the device."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate()
@@ -140,7 +151,7 @@ class DensityModule(pl.LightningModule):
         beta = self.schedule.beta(self.step)
         weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
         loss = self.objective(self.model, x, context, *weight)
-        self.manual_backward(loss)
+        backward(loss)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         optimizer.step()

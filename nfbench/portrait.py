@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from nfbench.curve import read_curve
 from nfbench.figures import (
     Arrays,
     colors_of,
@@ -27,7 +28,7 @@ from nfbench.figures import (
     read_arrays,
     save,
 )
-from nfbench.record import Record, read_curve
+from nfbench.record import Record
 
 log = logging.getLogger("nfbench")
 PANEL, NARROWEST, WIDEST = 2.5, 5.0, 13.5  # inches

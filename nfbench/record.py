@@ -261,10 +261,13 @@ def save(record: Record, path: Path) -> None:
     write_atomic(path, text)
 
 
-def amend(record: Record, audit: dict[str, Any], root: Path | None = None) -> Path:
-    """Puts another audit of the same weights into a record; all else stays as it is."""
+def amend(record: Record, root: Path | None = None, **sections: dict[str, Any]) -> Path:
+    """Puts what was found anew of the same weights, an audit or their speed, into a record.
+
+    All other sections stay as they are.
+    """
     path = record_path(record, root)
-    save(replace(record, audit=audit), path)
+    save(replace(record, **cast(Any, sections)), path)
     return path
 
 
@@ -291,8 +294,3 @@ def read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return record
-
-
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """The lines of a training curve, oldest first; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

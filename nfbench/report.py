@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from nfbench import tables
 from nfbench.archive import faults
 from nfbench.catalog import table_names
+from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.figures import draw_curves
-from nfbench.record import Record, find_root, read_curve, run_dir, write_atomic
+from nfbench.record import Record, find_root, run_dir, write_atomic
 from nfbench.tables import View
 from nfbench.verdict import Entry
 from nfbench.wording import MARKS, remarks

@@ -272,4 +272,5 @@ def torch_device(name: str) -> torch.device:
 def quiet_lightning() -> None:
     """Keep Lightning's advice, meant for loaders with workers, out of the log."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for module in ("pytorch_lightning", "lightning_fabric"):
+        warnings.filterwarnings("ignore", module=module)

@@ -50,8 +50,8 @@ class View:
         return tuple(dict.fromkeys(note for entry in self.entries for note in remarks(entry)))
 
 
-def build(name: str, root: Path | None = None) -> View:
-    """Judges every cell of a table by the records there are.
+def build(name: str, root: Path | None = None, *, more: Sequence[str] = ()) -> View:
+    """Judges every cell of a table by the records there are, with more numbers than it shows.
 
     Raises:
         UsageError: a table, row or record that cannot be read.
@@ -69,7 +69,7 @@ def build(name: str, root: Path | None = None) -> View:
             found.get((row, cell), []),
             multiple=table.ours_multiple,
             fingerprints=fingerprints,
-            extra=table.extra,
+            extra=[*table.extra, *more],
         )
         for row in table.rows
         for cell in table.cells(row)

@@ -20,7 +20,7 @@ from nfbench.config import load
 from nfbench.data import DATA
 from nfbench.flat import tie_gradients
 from nfbench.flows import FLOWS
-from nfbench.launch.estimate import one_step, random_labels, random_rows
+from nfbench.launch.estimate import random_labels, random_rows
 from nfbench.training import build_module, build_schedule
 
 PACKAGE = Path(nfbench.__file__).parent
@@ -53,6 +53,7 @@ TORCH_FREE = {
     "sections": "",
     "seal": "errors",
     "record": "atomic errors seal",
+    "curve": "",
     "catalog": "errors record settings",
     "config": "catalog errors record seal sections settings signatures",
     "data": "atomic errors",
@@ -64,10 +65,11 @@ TORCH_FREE = {
     "rendering": "archive errors record tables",
     "comparison": "errors record",
     "figures": "atomic",
-    "portrait": "figures record",
-    "report": "archive catalog errors figures record tables verdict wording",
+    "portrait": "curve figures record",
+    "report": "archive catalog curve errors figures record tables verdict wording",
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
+    "tradeoff": "archive catalog config errors figures record tables verdict",
     "launch.plan": "catalog config errors record settings",
     "sweeps": "",
     "sweeps.space": "config errors record settings",
@@ -93,12 +95,13 @@ TORCH = {
     "data.base": "data data.augment errors schedule seeds",
     "nfe": "density errors transforms",
     "module": "density flat metrics nfe objectives schedule seeds selection",
-    "callbacks": "checkpoint config errors metrics module nfe record signals",
+    "callbacks": "checkpoint config curve errors metrics module nfe record signals",
     "provenance": "config module",
     "audit": "density distributions flows transforms vae",
     "latent": "audit density flows transforms",
     "pictures": "data.base density flows latent signals",
     "speed": "density signals",
+    "flops": "signals",
     "evaluation": "data data.base errors flows metrics module objectives vae",
     "teacher": "checkpoint config density errors record",
     "build_vae": "config data distributions flows nets resnet_vae sections vae",
@@ -110,16 +113,20 @@ TORCH = {
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
+    "throughput": "data.base flat flops inspection module provenance record run speed training",
     "pages": "density errors flows imaging latent transforms vae",
     "sampling": "atomic density errors flows imaging inspection latent pages record run vae",
-    "launch.estimate": "build config data flat module training",
+    "launch.estimate": "build config data flat training",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record"
     " rendering tables",
+    "launch.measure": "launch.plan launch.reproduce record rendering run tables throughput"
+    " tradeoff",
     "launch": "",
     "cli_compare": "comparison",
     "cli_data": "data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
+    "cli_speed": "catalog errors launch.measure throughput verdict",
     "sweeps.trial": "config errors provenance run signals sweeps.study",
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
@@ -127,8 +134,9 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.study",
     "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
     " sweeps.result sweeps.space sweeps.work",
-    "cli": "catalog cli_compare cli_data cli_report cli_sample cli_sweep config data errors"
-    " inspection launch.reproduce logs plots record rendering run signals summary sweeps tables",
+    "cli": "catalog cli_compare cli_data cli_report cli_sample cli_speed cli_sweep config data"
+    " errors inspection launch.reproduce logs plots record rendering run signals summary sweeps"
+    " tables tradeoff",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}
@@ -341,7 +349,8 @@ def test_every_cell_builds_and_takes_two_steps(
         optimizer = module.configure_optimizers()
         tie_gradients(module.weights, module.trained)
         for _ in range(STEPS):
-            one_step(module, optimizer, rows[:BATCH], random_labels(experiment, dataset, BATCH))
+            labels = random_labels(experiment, dataset, BATCH)
+            module.optimize(optimizer, rows[:BATCH], labels)
         assert any(not torch.equal(a, b) for a, b in zip(before, module.trained, strict=True))
     if model.needs_calibration:
         model.calibrate(rows, random_labels(experiment, dataset, len(rows)))

@@ -11,7 +11,7 @@ from nfbench.data import DATA
 from nfbench.flat import tie_gradients
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
-from nfbench.launch.estimate import one_step, random_rows
+from nfbench.launch.estimate import random_rows
 from nfbench.training import build_module, build_schedule
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def test_a_training_step_raises_the_likelihood_and_the_inverse_is_close(row: str
     with torch.no_grad():  # the first batch sets what it sets
         before = float(model.train().log_prob(rows).mean())
     optimizer.param_groups[0]["lr"] = module.rate()
-    one_step(module, optimizer, rows, None)
+    module.optimize(optimizer, rows)
     with torch.no_grad():
         assert float(model.log_prob(rows).mean()) > before
     assert isinstance(model, Preprocessed)

@@ -126,7 +126,7 @@ def test_a_cell_that_fails_or_crashes_stops_no_other_and_is_listed_at_the_end(
 
     started: list[str] = []
 
-    def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
         started.append(job.name)
         return subprocess.Popen(["true"])
 
@@ -140,9 +140,10 @@ def test_a_cell_that_fails_or_crashes_stops_no_other_and_is_listed_at_the_end(
 def test_a_second_call_runs_nothing(
     root: Path, reproduce: Reproduce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
         started.append(job.name)
-        assert list(options) == ["--device", "cpu", "--threads", "1", "--no-bar"]
+        options = ["--device", "cpu", "--threads", "1", "--no-bar"]
+        assert list(command) == [*job.experiment.command, *options]
         finish(root, job.experiment.row, job.experiment.cell)
         return subprocess.Popen(["true"])
 
@@ -164,7 +165,7 @@ class Scripts:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.most = 0
 
-    def start(self, job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(self, job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
         program = self.programs[len(self.processes)]
         self.processes.append(subprocess.Popen([sys.executable, "-S", "-c", program]))
         self.most = max(self.most, sum(p.poll() is None for p in self.processes))
@@ -233,7 +234,7 @@ def test_a_job_is_a_process_that_the_signals_of_the_terminal_do_not_reach(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job, *_) = plan("tiny", root=root)
-    process = local.start(job, ["--help"])
+    process = local.start(job, [*job.experiment.command, "--help"])
     assert process.wait(60) == 0
     assert "Train and test one cell" in job.log.read_text()
     assert job.log == folder(root, "gaussian") / "log.txt"

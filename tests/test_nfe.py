@@ -22,6 +22,7 @@ from test_run import directory, go, strike
 import nfbench.run as run_module
 from nfbench import callbacks, checkpoint, figures, portrait, record, tables
 from nfbench.callbacks import ProgressBar
+from nfbench.curve import read_curve
 from nfbench.data import DATA
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
@@ -34,7 +35,6 @@ from nfbench.module import DensityModule
 from nfbench.nets.mlp_field import MLPField
 from nfbench.nfe import NfeMeter
 from nfbench.plots import plot
-from nfbench.record import read_curve
 from nfbench.schedule import Schedule
 from nfbench.signals import InterruptedRunError
 from nfbench.speed import BATCH
@@ -440,7 +440,7 @@ def test_passes_of_a_table_are_the_evaluations_of_all_odes(tmp_path: Path) -> No
     result = go(tmp_path, "ode")
     audit = {"log_det_error": None, "round_trip_error_float32": None}
     audit |= {"passes_per_log_prob": 0, "passes_per_sample": 1}
-    record.amend(result, audit, tmp_path)
+    record.amend(result, tmp_path, audit=audit)
     (line,) = tables.lines(tables.build("tiny", tmp_path))
     nfe = result.likelihood["nfe"]
     assert result.likelihood["odes"] == 2

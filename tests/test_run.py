@@ -20,10 +20,11 @@ from nfbench import callbacks, checkpoint, objectives, record, tables
 from nfbench.callbacks import Curve, ProgressBar
 from nfbench.cli import main
 from nfbench.config import load
+from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
-from nfbench.record import Record, read_curve
+from nfbench.record import Record
 from nfbench.run import run
 from nfbench.signals import InterruptedRunError
 

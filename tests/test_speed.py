@@ -62,9 +62,9 @@ def steady(monkeypatch: pytest.MonkeyPatch, ticks: list[float]) -> None:
 
 def test_both_ways_are_timed_after_a_call_that_does_not_count() -> None:
     model = Watched()
-    found = speed.measure(model, torch.zeros(100, 3), batch=7, repeats=4, seconds=60)
-    assert model.asked == [("log_prob", 7)] * 5 + [("sample", 7)] * 5
-    assert found["batch"] == 7
+    found = speed.measure(model, torch.zeros(100, 3), repeats=4, seconds=60)
+    assert model.asked == [("log_prob", 64)] * 5 + [("sample", 64)] * 5
+    assert found["batch"] == 64
     assert found["device"] == "cpu"
     assert found["threads"] == torch.get_num_threads()
     for name in ("log_prob", "sample"):
@@ -75,10 +75,13 @@ def test_both_ways_are_timed_after_a_call_that_does_not_count() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_fewer_rows_than_a_batch_are_told() -> None:
+def test_where_there_are_fewer_rows_than_in_a_batch_they_are_taken_again() -> None:
+    rows = torch.arange(6).view(3, 2)
+    assert speed.cycled(rows, 2).tolist() == [[0, 1], [2, 3]]
+    assert speed.cycled(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [0, 1], [2, 3]]
     model = Watched()
-    assert speed.measure(model, torch.zeros(5, 3))["batch"] == 5
-    assert set(model.asked) == {("log_prob", 5), ("sample", 5)}
+    speed.measure(model, torch.zeros(5, 3))
+    assert set(model.asked) == {("log_prob", 64), ("sample", 64)}
 
 
 def test_median_and_quartiles_are_those_of_the_times(monkeypatch: pytest.MonkeyPatch) -> None:

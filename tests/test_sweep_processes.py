@@ -12,7 +12,7 @@ import pytest
 from harness import begin, command, exit_code, kill_at, write_sweep
 
 from nfbench import checkpoint, record
-from nfbench.record import read_curve
+from nfbench.curve import read_curve
 from nfbench.sweeps import result
 from nfbench.sweeps.launch import log_path
 from nfbench.sweeps.space import load_sweep

@@ -13,7 +13,6 @@ from nfbench.config import Experiment
 from nfbench.data import DATA
 from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
-from nfbench.module import DensityModule
 from nfbench.training import build_module, build_schedule
 
 WARM_UP, TIMED = 3, 10
@@ -70,7 +69,7 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
     if steps:
         optimizer = module.configure_optimizers()
         tie_gradients(module.weights, module.trained)
-        per_step = seconds(lambda: one_step(module, optimizer, batch, labels))
+        per_step = seconds(lambda: module.optimize(optimizer, batch, labels))
     module.model.eval()
     rows = rows[: experiment.training.eval_batch_size]
     with torch.no_grad():
@@ -81,18 +80,6 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
         n_val + (n_train if module.model.needs_calibration else 0)
     ) + n_test * (1 + (draws if draws > 1 else 0))
     return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
-
-
-def one_step(
-    module: DensityModule,
-    optimizer: torch.optim.Optimizer,
-    batch: torch.Tensor,
-    labels: torch.Tensor | None,
-) -> None:
-    """A training step as the run takes it, without Lightning."""
-    optimizer.zero_grad(set_to_none=False)
-    module.objective(module.model, batch, labels).backward()
-    optimizer.step()
 
 
 def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> torch.Tensor:

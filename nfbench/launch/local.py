@@ -36,10 +36,13 @@ def launch(
     *,
     n_parallel: int,
     options: Sequence[str] = (),
+    command: Callable[[Job], Sequence[str]] = lambda job: job.experiment.command,
     on_start: Callable[[Job], None] = lambda job: None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """Run jobs in order, ``n_parallel`` at a time; one failure does not stop the rest.
+
+    The command of a job is by default the one that runs its experiment.
 
     On Ctrl-C or SIGTERM the processes are asked to stop, leave their checkpoints, and
     KeyboardInterrupt is raised.
@@ -52,7 +55,7 @@ def launch(
             while waiting and len(running) < n_parallel:
                 job = waiting.pop(0)
                 on_start(job)
-                running.append(Running(job, start(job, options)))
+                running.append(Running(job, start(job, [*command(job), *options])))
             time.sleep(POLL_SECONDS)
             for ended in [r for r in running if r.process.poll() is not None]:
                 running.remove(ended)
@@ -66,12 +69,12 @@ def launch(
     return outcomes
 
 
-def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a job's own command in a session of its own, its output in its log."""
+def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a command for a job in a session of its own, its output in the job's log."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", *job.experiment.command, *options],
+            [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

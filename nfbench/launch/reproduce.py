@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -128,9 +129,12 @@ def show_costs(
 
 
 def launch_with_bar(
-    console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str]
+    console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str], **how: Any
 ) -> list[Outcome]:
-    """Launch jobs under a bar that names those running; say how to go on if it is interrupted."""
+    """Launch jobs under a bar that names those running; say how to go on if it is interrupted.
+
+    More keyword arguments are those of ``launch``.
+    """
     columns = (
         TextColumn("cells"),
         BarColumn(),
@@ -158,11 +162,16 @@ def launch_with_bar(
 
         try:
             return launch(
-                jobs, n_parallel=n_parallel, options=options, on_start=on_start, on_end=on_end
+                jobs,
+                n_parallel=n_parallel,
+                options=options,
+                on_start=on_start,
+                on_end=on_end,
+                **how,
             )
         except KeyboardInterrupt:
             console.print(
-                "interrupted; what was running left checkpoints. "
+                "interrupted; what a run had done is in its checkpoint. "
                 "The same command goes on from there."
             )
             raise SystemExit(130) from None
