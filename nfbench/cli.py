@@ -61,6 +61,13 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--compile", is_flag=True, help="Compile the training step; pays for long runs."
         ),
+        click.option(
+            "--wandb",
+            type=click.Choice(["auto", "online", "offline", "disabled"]),
+            default="auto",
+            show_default=True,
+            help="W&B; auto is WANDB_MODE, else online with a key and a server, else offline.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -84,6 +91,7 @@ def run(
     device: str,
     threads: int,
     compile: bool,
+    wandb: str,
     bar: bool | None,
 ) -> None:
     """Train and test one cell of a table and write its record.
@@ -109,7 +117,12 @@ def run(
         try:
             show_bar = sys.stderr.isatty() if bar is None else bar
             result = run_experiment(
-                experiment, device=device, threads=threads, compile=compile, bar=show_bar
+                experiment,
+                device=device,
+                threads=threads,
+                compile=compile,
+                bar=show_bar,
+                wandb=wandb,
             )
         except InterruptedRunError as stopped:
             log.warning(
@@ -148,6 +161,7 @@ def reproduce(
     device: str,
     threads: int,
     compile: bool,
+    wandb: str,
     dry_run: bool,
 ) -> None:
     """Run what is missing of a table, then render it.
@@ -167,6 +181,7 @@ def reproduce(
         device=device,
         threads=threads,
         compile=compile,
+        wandb=wandb,
         dry_run=dry_run,
     )
     sys.exit(0 if good else FAILED)

@@ -63,6 +63,10 @@ TORCH_FREE = {
     "portrait": "figures record",
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
+    "tracking": "",
+    "tracking.identity": "config record",
+    "tracking.mode": "errors",
+    "tracking.log_file": "atomic errors",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
 }
@@ -94,8 +98,11 @@ TORCH = {
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
+    "tracking.logger": "tracking.identity",
+    "tracking.session": "config errors figures imaging portrait provenance record signals"
+    " tracking.identity tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
-    " module pictures provenance record signals speed training",
+    " module pictures provenance record signals speed tracking.session training",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
