@@ -67,6 +67,7 @@ TORCH_FREE = {
     "tracking.identity": "config record",
     "tracking.mode": "errors",
     "tracking.log_file": "atomic errors",
+    "tracking.sync": "errors tracking.log_file tracking.mode",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
 }
@@ -113,8 +114,9 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch": "",
     "cli_data": "data",
     "cli_sample": "pages sampling",
-    "cli": "catalog cli_data cli_sample config data errors inspection launch.reproduce logs plots"
-    " record run signals summary tables",
+    "cli_wandb": "record tracking.sync",
+    "cli": "catalog cli_data cli_sample cli_wandb config data errors inspection"
+    " launch.reproduce logs plots record run signals summary tables",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def folder(root: Path, row: str = "maf", seed: int = 3) -> Path:
 
 
 def logs(directory: Path) -> list[Logged]:
-    """What the logs of a run's folder say, in the order of their start."""
-    return [read_log(path) for path in sorted(directory.glob("wandb/*run-*/*.wandb"))]
+    """What the logs of a run's folder say, by start, once W&B's own process has written them."""
+    for _ in range(100):
+        found = [read_log(path) for path in sorted(directory.glob("wandb/*run-*/*.wandb"))]
+        if all(each.exit_code is not None for each in found):
+            break
+        time.sleep(0.1)
+    return found
 
 
 def test_an_offline_run_is_named_by_its_path(root: Path) -> None:
@@ -128,7 +134,7 @@ def test_what_w_and_b_reads_of_the_file_is_what_is_read_here(root: Path) -> None
     (found,) = logs(folder(root))
     words = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
     done = subprocess.run(
-        [*words, str(found.path.parent)], capture_output=True, text=True, check=True
+        [*words, str(found.path.parent)], capture_output=True, text=True, check=True, cwd=root
     )
     theirs = json.loads(done.stdout)
     text = json.dumps(theirs)

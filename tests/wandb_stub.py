@@ -6,13 +6,17 @@ this machine, and nothing about how W&B would show them.
 
 import gzip
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from harness import command
 
 KEY = "local-" + "k" * 40
 ENTITY = "someone"
@@ -296,7 +300,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body, path = self.body(), self.path
-        if path.endswith("/otel/v1/metrics"):  # telemetry
+        if path.startswith("/sdk/otel/"):  # telemetry
             return self.reply(b"{}")
         with self.server.lock:
             try:
@@ -331,7 +335,7 @@ def serving() -> Iterator[Stub]:
             stub.shutdown()
 
 
-def environment(stub: Stub, home: Any) -> dict[str, str]:
+def environment(stub: Stub, home: Path) -> dict[str, str]:
     """The variables that lead a process of wandb to the stub, with all it keeps in a folder."""
     folders = {f"WANDB_{name}_DIR": str(home / name.lower()) for name in FOLDERS}
     return folders | {
@@ -343,3 +347,10 @@ def environment(stub: Stub, home: Any) -> dict[str, str]:
 
 
 FOLDERS = ("DATA", "CACHE", "CONFIG")
+
+
+def command_in(env: dict[str, str], root: Path, words: Sequence[str], output: Path) -> None:
+    """`nfbench ...` in another environment, for a process of its own."""
+    os.environ.clear()
+    os.environ.update(env)
+    command(root, words, output)
