@@ -11,6 +11,7 @@ import click
 from nfbench import __version__
 from nfbench.cli_data import data
 from nfbench.cli_sample import sample
+from nfbench.cli_wandb import leaderboard
 from nfbench.cli_wandb import wandb as wandb_group
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
@@ -279,3 +280,4 @@ def plot(target: str, seed: int | None) -> None:
 main.add_command(sample)
 main.add_command(data)
 main.add_command(wandb_group)
+main.add_command(leaderboard)

@@ -40,7 +40,7 @@ class Entry:
 
     `points` is the +- over test points, `seeds` the standard deviation over the seeds (none for
     one seed), both in the unit of the column; `extra` the means of further numbers, none where no
-    record has them.
+    record has them; `records` are those that count.
     """
 
     experiment: Experiment
@@ -54,6 +54,7 @@ class Entry:
     audited: Audited | None = None
     failures: tuple[str, ...] = ()
     extra: Mapping[str, float | None] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
 
     @property
     def gap(self) -> float | None:
@@ -106,6 +107,7 @@ def judge(
         audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
         extra={name: mean_of(counted, name) for name in extra},
+        records=tuple(counted),
     )
 
 

@@ -68,6 +68,10 @@ TORCH_FREE = {
     "tracking.mode": "errors",
     "tracking.log_file": "atomic errors",
     "tracking.sync": "errors tracking.log_file tracking.mode",
+    "leaderboard": "catalog errors record tables verdict",
+    "tracking.report": "leaderboard tables",
+    "tracking.push": "errors leaderboard record tables tracking.identity tracking.mode"
+    " tracking.report",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
 }
@@ -99,7 +103,7 @@ TORCH = {
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
-    "tracking.logger": "tracking.identity",
+    "tracking.logger": "tracking.identity tracking.mode",
     "tracking.session": "config errors figures imaging portrait provenance record signals"
     " tracking.identity tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
@@ -114,7 +118,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch": "",
     "cli_data": "data",
     "cli_sample": "pages sampling",
-    "cli_wandb": "record tracking.sync",
+    "cli_wandb": "record tracking.push tracking.sync",
     "cli": "catalog cli_data cli_sample cli_wandb config data errors inspection"
     " launch.reproduce logs plots record run signals summary tables",
     "__main__": "cli",

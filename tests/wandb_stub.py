@@ -82,7 +82,7 @@ class Stub(ThreadingHTTPServer):
 
     # runs
 
-    def upsert_bucket(self, v: dict[str, Any]) -> Any:
+    def do_upsert_bucket(self, v: dict[str, Any]) -> Any:
         name = v.get("name") or v.get("id")
         inserted = name not in self.runs
         run = self.runs.setdefault(name, StubRun(name, v.get("project") or "uncategorized"))
@@ -114,12 +114,12 @@ class Stub(ThreadingHTTPServer):
             "wandbConfig": '{"t": {}}' if run.files else "{}",
         }
 
-    def run_resume_status(self, v: dict[str, Any]) -> Any:
+    def do_run_resume_status(self, v: dict[str, Any]) -> Any:
         run = self.runs.get(v["name"])
         model = {"id": "p", "name": v.get("project"), "entity": {"id": "e", "name": ENTITY}}
         return {"model": model | {"bucket": self.bucket(run) if run else None}}
 
-    def create_run_files(self, v: dict[str, Any]) -> Any:
+    def do_create_run_files(self, v: dict[str, Any]) -> Any:
         run = v.get("run") or v.get("runName") or v.get("name")
         files = [
             {"name": f, "uploadUrl": self.place(f"run/{run}/{f}"), "displayName": f}
@@ -142,7 +142,7 @@ class Stub(ThreadingHTTPServer):
 
     # artifacts
 
-    def create_artifact(self, v: dict[str, Any]) -> Any:
+    def do_create_artifact(self, v: dict[str, Any]) -> Any:
         v = v.get("input") or v
         name = (v.get("artifactCollectionNames") or [v.get("artifactCollectionName")])[0]
         versions = [each for each in self.artifacts if each.name == name]
@@ -159,18 +159,18 @@ class Stub(ThreadingHTTPServer):
         state = {"id": found.id, "state": found.state, "artifactSequence": sequence}
         return {"createArtifact": {"artifact": state}}
 
-    def create_artifact_manifest(self, v: dict[str, Any]) -> Any:
+    def do_create_artifact_manifest(self, v: dict[str, Any]) -> Any:
         v = v.get("input") or v
         place = self.place(f"manifest/{v.get('artifactID')}")
         file = {"id": "f", "uploadUrl": place, "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
 
-    def update_artifact_manifest(self, v: dict[str, Any]) -> Any:
+    def do_update_artifact_manifest(self, v: dict[str, Any]) -> Any:
         return {
-            "updateArtifactManifest": self.create_artifact_manifest(v)["createArtifactManifest"]
+            "updateArtifactManifest": self.do_create_artifact_manifest(v)["createArtifactManifest"]
         }
 
-    def create_artifact_files(self, v: dict[str, Any]) -> Any:
+    def do_create_artifact_files(self, v: dict[str, Any]) -> Any:
         edges = []
         for spec in (v.get("input") or v)["artifactFiles"]:
             place = f"artifact/{spec['artifactID']}/{spec['name']}"
@@ -187,16 +187,131 @@ class Stub(ThreadingHTTPServer):
             edges.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
-    def commit_artifact(self, v: dict[str, Any]) -> Any:
+    def do_commit_artifact(self, v: dict[str, Any]) -> Any:
         (found,) = [
             each for each in self.artifacts if each.id == (v.get("input") or v)["artifactID"]
         ]
         found.state = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": found.id, "digest": found.digest}}}
 
+    # what wandb.Api asks for
+
+    def do_runs(self, v: dict[str, Any]) -> Any:
+        runs = [run for run in self.runs.values() if run.project == v["project"]]
+        edges = [{"cursor": run.id, "node": self.listed(run)} for run in runs]
+        page = {"endCursor": None, "hasNextPage": False}
+        found = {"edges": edges, "pageInfo": page}
+        return {
+            "project": {"internalId": "1", "runCount": len(runs), "readOnly": False}
+            | {"runs": found}
+        }
+
+    def listed(self, run: StubRun) -> dict[str, Any]:
+        bucket = self.bucket(run) | {"group": run.fields.get("groupName"), "jobType": ""}
+        return bucket | {
+            "projectId": "1",
+            "state": "finished",
+            "commit": None,
+            "readOnly": False,
+            "createdAt": CREATED,
+            "heartbeatAt": CREATED,
+            "user": {"name": ENTITY, "username": ENTITY},
+        }
+
+    def do_artifact_by_id(self, v: dict[str, Any]) -> Any:
+        (found,) = [each for each in self.artifacts if each.id == v["id"]]
+        return {"artifact": self.described(found)}
+
+    def do_artifact_membership_by_name(self, v: dict[str, Any]) -> Any:
+        name, _, alias = v["name"].partition(":")
+        versions = [each for each in self.artifacts if each.name == name]
+        found = versions[-1] if alias in ("", "latest") else versions[int(alias[1:])]
+        membership = {
+            "__typename": "ArtifactCollectionMembership",
+            "id": "m",
+            "versionIndex": found.version,
+            "createdAt": CREATED,
+            "aliases": [],
+            "artifactCollection": self.collection(found, "ArtifactSequence"),
+            "artifact": self.described(found),
+        }
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def collection(self, found: Artifact, kind: str) -> dict[str, Any]:
+        project = {"id": "p", "internalId": "1", "name": "nfbench", "entity": {"name": ENTITY}}
+        return {"__typename": kind, "name": found.name, "project": project}
+
+    def described(self, found: Artifact) -> dict[str, Any]:
+        alias = {"__typename": "ArtifactAlias", "id": "l", "alias": "latest"}
+        collection = self.collection(found, "ArtifactSequence")
+        return {
+            "__typename": "Artifact",
+            "id": found.id,
+            "artifactSequence": collection,
+            "versionIndex": found.version,
+            "artifactType": {"name": found.type},
+            "description": None,
+            "metadata": "{}",
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": True,
+            "tags": [],
+            "historyStep": None,
+            "state": found.state,
+            "size": sum(map(len, found.contents.values())),
+            "digest": found.digest,
+            "digestAlgorithm": None,
+            "commitHash": "c",
+            "fileCount": len(found.contents),
+            "createdAt": CREATED,
+            "updatedAt": CREATED,
+            "aliases": [alias | {"artifactCollection": collection}],
+        }
+
+    def do_fetch_artifact_manifest(self, v: dict[str, Any]) -> Any:
+        url = {"directUrl": self.place(f"manifest/{v['id']}")}
+        return {"artifact": {"currentManifest": {"file": url}}}
+
+    def do_get_artifact_membership_file_urls(self, v: dict[str, Any]) -> Any:
+        found = [each for each in self.artifacts if each.name == v["collection"]][-1]
+        edges = [
+            {
+                "node": {
+                    "__typename": "File",
+                    "name": name,
+                    "directUrl": self.place(f"artifact/{found.id}/{name}"),
+                }
+            }
+            for name in found.contents
+        ]
+        files = {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": collection}}
+
     # reports
 
-    def upsert_view(self, v: dict[str, Any]) -> Any:
+    def do_get_projects(self, v: dict[str, Any]) -> Any:
+        names = sorted({run.project for run in self.runs.values()})
+        nodes = [
+            {
+                "id": "p",
+                "name": name,
+                "entityName": ENTITY,
+                "createdAt": CREATED,
+                "isBenchmark": False,
+                "user": None,
+            }
+            for name in names
+        ]
+        edges = [{"cursor": node["name"], "node": node} for node in nodes]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def do_project_views(self, v: dict[str, Any]) -> Any:
+        edges = [{"cursor": "c", "node": self.view(each)} for each in self.views.values()]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"project": {"allViews": {"edges": edges, "pageInfo": page}}}
+
+    def do_upsert_view(self, v: dict[str, Any]) -> Any:
         name = v.get("id") or f"view{len(self.views)}"
         inserted = name not in self.views
         self.views[name] = self.views.get(name, {}) | v | {"id": name}
@@ -205,7 +320,9 @@ class Stub(ThreadingHTTPServer):
     def view(self, v: dict[str, Any]) -> dict[str, Any]:
         project = {"id": "p", "name": v.get("projectName"), "entityName": ENTITY}
         keys = ("id", "type", "name", "displayName", "description", "spec")
-        return {k: v.get(k) for k in keys} | {"project": project, "updatedAt": CREATED}
+        dates = {"createdAt": CREATED, "updatedAt": CREATED}
+        user = {"username": ENTITY, "photoUrl": None, "email": ""}
+        return {k: v.get(k) for k in keys} | dates | {"project": project, "user": user}
 
     def place(self, path: str) -> str:
         return f"{self.url}/blob/{path}"
@@ -229,6 +346,7 @@ class Stub(ThreadingHTTPServer):
             "Viewer": {"viewer": VIEWER},
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": {"entity": {"organization": None}},
+            "GetDefaultEntity": {"viewer": VIEWER},
             "RunStoppedStatus": {"project": {"run": {"stopped": False}}},
             "ArtifactType": {"project": {"artifact": None}},
             "ProjectInternalId": {"project": {"id": "p", "internalId": "UHJvamVjdDox"}},
@@ -236,7 +354,8 @@ class Stub(ThreadingHTTPServer):
         }
         if operation in fixed:
             return fixed[operation]
-        call = getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower(), None)
+        words = re.findall("[A-Z]?[a-z0-9]+|[A-Z]+", operation)
+        call = getattr(self, "_".join(["do", *words]).lower(), None)
         return call(v) if call else None
 
 

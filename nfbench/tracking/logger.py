@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import WandbLogger
 
 from .identity import Identity
+from .mode import SETTINGS
 
 log = logging.getLogger("nfbench")
 NAMES = {  # of the curve's numbers, beside whose step they stand
@@ -19,21 +20,6 @@ NAMES = {  # of the curve's numbers, beside whose step they stand
     "learning_rate": "train/learning_rate",
 }
 STEP = "trainer/global_step"
-SETTINGS: dict[str, Any] = {
-    # What git, pip and the terminal show stands in the record and in log.txt.
-    "console": "off",
-    "disable_code": True,
-    "disable_git": True,
-    "x_disable_meta": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-    "silent": True,
-    # A server that stops answering holds no run up for long; what was logged is on disk.
-    "init_timeout": 30.0,
-    "finish_timeout": 120.0,
-    # Of a process that is killed nothing but the last second is lost.
-    "x_transaction_log_flush_interval": 1.0,
-}
 
 
 class RunLogger(WandbLogger):

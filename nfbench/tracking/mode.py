@@ -1,8 +1,9 @@
-"""Whether a run is tracked online, offline or not at all. Imports no torch."""
+"""Whether a run is tracked online, offline or not at all, and how lean. Imports no torch."""
 
 import contextlib
 import logging
 import os
+from typing import Any
 
 from nfbench.errors import UsageError
 
@@ -10,6 +11,21 @@ log = logging.getLogger("nfbench")
 CHOICES = ("auto", "online", "offline", "disabled")
 OLD_NAMES = {"run": "online", "dryrun": "offline"}  # which W&B still takes
 SECONDS = 3.0  # for a server to answer
+SETTINGS: dict[str, Any] = {
+    # What git, pip and the terminal show stands in the record and in log.txt.
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "silent": True,
+    # A server that stops answering holds no run up for long; what was logged is on disk.
+    "init_timeout": 30.0,
+    "finish_timeout": 120.0,
+    # Of a process that is killed nothing but the last second is lost.
+    "x_transaction_log_flush_interval": 1.0,
+}
 
 
 def choose(asked: str = "auto") -> str:

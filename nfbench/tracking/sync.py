@@ -59,17 +59,23 @@ def sync(
     good = [run for run in found if run.problem is None]
     if dry_run:
         for run in good:
-            console.print(f"{run.project}/{run.id}: to push, {parts(run)}", soft_wrap=True)
+            tell(console, run, f"to push, {parts(run)}")
     elif good:
         if reason := obstacle():
             raise UsageError(f"wandb sync: nothing was pushed, as {reason}")
         found = [run for run in found if run.problem] + push(good, patience, console)
     bad = [run for run in found if run.problem]
     for run in bad:
-        console.print(f"{run.project}/{run.id}: {run.problem}", soft_wrap=True, highlight=False)
+        tell(console, run, str(run.problem))
     done = 0 if dry_run else len(found) - len(bad)
     console.print(f"{len(good)} to push, {done} pushed, {len(bad)} left")
     return all(run.problem == RUNNING for run in bad)
+
+
+def tell(console: Console, run: Offline, text: str) -> None:
+    """Print a line about a run, on one line and as it is."""
+    words = f"{run.project}/{run.id}: {text}"
+    console.print(words, soft_wrap=True, markup=False, highlight=False)
 
 
 def parts(run: Offline) -> str:
