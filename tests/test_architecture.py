@@ -103,7 +103,7 @@ TORCH = {
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
-    "tracking.logger": "tracking.identity tracking.mode",
+    "tracking.logger": "signals tracking.identity tracking.mode",
     "tracking.session": "config errors figures imaging portrait provenance record signals"
     " tracking.identity tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"

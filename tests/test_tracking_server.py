@@ -16,14 +16,18 @@ import pytest
 import wandb
 from click.testing import CliRunner, Result
 from filelock import FileLock
-from harness import GAUSSIAN, MAF, begin, changed, exit_code, write_table
+from harness import MAF, begin, changed, exit_code, write_table
 from wandb_stub import KEY, Stub, command_in, environment, serving
 
 from nfbench import record
 from nfbench.cli import main
+from nfbench.config import load
 from nfbench.record import read_curve
-from nfbench.tracking.log_file import read_log
-from nfbench.tracking.logger import STEP
+from nfbench.run import run
+from nfbench.tracking import mode
+from nfbench.tracking.identity import Identity
+from nfbench.tracking.log_file import Logged, read_log
+from nfbench.tracking.logger import STEP, RunLogger
 
 LONG = changed(MAF, training={"max_steps": 100_000, "validate_every": 20})
 
@@ -38,7 +42,35 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_table(tmp_path, maf=MAF, long=LONG, gaussian=GAUSSIAN)
+    return write_table(tmp_path, maf=MAF, long=LONG)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run offline has left in runs/."""
+    root = write_table(tmp_path_factory.mktemp("offline"), maf=MAF)
+    run(load("tiny/maf", "pinwheel", root=root), root=root, device="cpu", wandb="offline")
+    (log,) = (root / "runs").rglob("*.wandb")
+    wait_for(log)
+    wandb.teardown()
+    return root / "runs"
+
+
+@pytest.fixture
+def log(finished: Path, root: Path) -> Path:
+    """The log of a run offline, in a tree of its own."""
+    shutil.copytree(finished, root / "runs", symlinks=True)
+    (found,) = (root / "runs").rglob("*.wandb")
+    return found
+
+
+def wait_for(log: Path) -> Logged:
+    """What a log says once W&B's own process has written it whole."""
+    for _ in range(100):
+        if (found := read_log(log)).exit_code is not None:
+            break
+        time.sleep(0.1)
+    return found
 
 
 @pytest.fixture
@@ -101,23 +133,23 @@ def test_a_run_online_arrives_with_its_numbers_and_its_figure(
     stub: Stub, root: Path, env: Mapping[str, str]
 ) -> None:
     printed = whole(env, "maf")
-    run = stub.runs["tiny-maf-pinwheel-0"]
-    assert run.project == "nfbench"
-    assert run.fields["groupName"] == "tiny/maf/pinwheel"
-    assert run.fields["displayName"] == "tiny/maf/pinwheel/0"
-    assert run.fields["jobType"] == "train"
-    assert run.fields["tags"] == ["tiny", "maf", "pinwheel", "seed-0"]
-    assert run.config["training"]["max_steps"] == 100
+    found = stub.runs["tiny-maf-pinwheel-0"]
+    assert found.project == "nfbench"
+    assert found.fields["groupName"] == "tiny/maf/pinwheel"
+    assert found.fields["displayName"] == "tiny/maf/pinwheel/0"
+    assert found.fields["jobType"] == "train"
+    assert found.fields["tags"] == ["tiny", "maf", "pinwheel", "seed-0"]
+    assert found.config["training"]["max_steps"] == 100
     curve = read_curve(folder(root, "maf") / "curve.jsonl")
-    arrived = rows(stub, run.id)
+    arrived = rows(stub, found.id)
     assert [row[STEP] for row in arrived] == [line["step"] for line in curve]
     assert [row["train/loss"] for row in arrived] == [line["train_loss"] for line in curve]
     result = record.read(root / "results/tiny/maf/pinwheel/0.json")
-    assert run.summary["test/log_likelihood"] == result.metrics["test/log_likelihood"]
-    assert run.summary["best/step"] == 100
-    (name,) = [name for name in run.uploads if name.startswith("media/images/plot")]
-    assert run.uploads[name] == (folder(root, "maf") / "plot.png").read_bytes()
-    assert run.exit_code == 0
+    assert found.summary["test/log_likelihood"] == result.metrics["test/log_likelihood"]
+    assert found.summary["best/step"] == 100
+    (name,) = [name for name in found.uploads if name.startswith("media/images/plot")]
+    assert found.uploads[name] == (folder(root, "maf") / "plot.png").read_bytes()
+    assert found.exit_code == 0
     assert KEY not in printed
     files = [path for path in root.rglob("*") if path.is_file()]
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
@@ -141,46 +173,37 @@ def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_onc
     shown = sync()
     assert shown.exit_code == 0, shown.output
     assert "1 to push, 1 pushed, 0 left" in shown.output
-    run = stub.runs["tiny-long-pinwheel-0"]
-    steps = [row["_step"] for row in run.history]
+    found = stub.runs["tiny-long-pinwheel-0"]
+    steps = [row["_step"] for row in found.history]
     assert steps == sorted(set(steps))
     curve = read_curve(directory / "curve.jsonl")
-    assert [row[STEP] for row in rows(stub, run.id)] == [line["step"] for line in curve]
-    assert run.exit_code == 143
+    assert [row[STEP] for row in rows(stub, found.id)] == [line["step"] for line in curve]
+    assert found.exit_code == 143
     asked = len(stub.operations)
     again = sync()
     assert "0 to push, 0 pushed, 0 left" in again.output
     assert len(stub.operations) == asked
 
 
-def offline_run(env: dict[str, str], row: str) -> None:
-    whole(env | {"WANDB_MODE": "offline"}, row)
-
-
-def test_a_log_that_was_cut_is_healed_and_pushed(
-    stub: Stub, root: Path, env: dict[str, str], at_login: None
-) -> None:
-    offline_run(env, "maf")
-    (log,) = folder(root, "maf").glob("wandb/offline-*/*.wandb")
+def test_a_log_that_was_cut_is_healed_and_pushed(stub: Stub, log: Path, at_login: None) -> None:
     log.write_bytes(log.read_bytes()[:-10])
     assert read_log(log).exit_code is None
     shown = sync()
     assert shown.exit_code == 0, shown.output
-    run = stub.runs["tiny-maf-pinwheel-0"]
-    assert len(rows(stub, run.id)) == 5
-    assert "test/log_likelihood" in run.summary
+    found = stub.runs["tiny-maf-pinwheel-0"]
+    assert len(rows(stub, found.id)) == 5
+    assert "test/log_likelihood" in found.summary
     assert "0 to push" in sync().output
 
 
 def test_a_run_that_goes_on_is_left_alone(
-    stub: Stub, root: Path, env: dict[str, str], at_login: None
+    stub: Stub, root: Path, log: Path, at_login: None
 ) -> None:
-    offline_run(env, "gaussian")
-    with FileLock(folder(root, "gaussian") / "run.lock"):
+    with FileLock(folder(root, "maf") / "run.lock"):
         shown = sync()
     assert "still running" in shown.output
     assert (shown.exit_code, stub.operations) == (0, [])
-    assert "1 pushed" in sync(str(folder(root, "gaussian"))).output
+    assert "1 pushed" in sync(str(folder(root, "maf"))).output
 
 
 @pytest.fixture
@@ -195,11 +218,7 @@ def staged(root: Path, env: dict[str, str]) -> Path:
     )
     subprocess.run([sys.executable, "-c", program, str(directory)], env=env, check=True)
     (log,) = directory.glob("wandb/offline-*/*.wandb")
-    for _ in range(100):
-        if (found := read_log(log)).exit_code is not None:
-            break
-        time.sleep(0.1)
-    return found.staged[0]
+    return wait_for(log).staged[0]
 
 
 def test_files_of_an_artifact_that_are_gone_are_reported_and_nothing_is_pushed(
@@ -219,9 +238,8 @@ def test_files_of_an_artifact_that_are_gone_are_reported_and_nothing_is_pushed(
 
 
 def test_without_a_key_nothing_is_pushed_and_the_message_says_why(
-    root: Path, env: dict[str, str], at_login: None, monkeypatch: pytest.MonkeyPatch
+    log: Path, at_login: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offline_run(env, "gaussian")
     monkeypatch.delenv("WANDB_API_KEY")
     wandb.teardown()
     shown = sync()
@@ -229,15 +247,33 @@ def test_without_a_key_nothing_is_pushed_and_the_message_says_why(
     assert re.search("nothing was pushed, as no key for .* is configured", shown.output)
 
 
-def test_a_server_that_takes_nothing_is_given_up(
-    stub: Stub, root: Path, env: dict[str, str], at_login: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offline_run(env, "gaussian")
-    gate = stub.lock
-    with gate:  # it accepts requests, and answers none
+def test_a_server_that_takes_nothing_is_given_up(stub: Stub, log: Path, at_login: None) -> None:
+    with stub.lock:  # it accepts requests, and answers none
         begun = time.monotonic()
         shown = sync("--patience", "3")
         assert time.monotonic() - begun < 20
     assert shown.exit_code == 1
     assert "not taken: ERROR W&B took nothing for 3 seconds" in shown.output
     assert "1 pushed, 0 left" in sync().output
+
+
+def test_a_server_that_goes_away_holds_a_run_up_for_a_limited_time(
+    env: dict[str, str],
+    at_login: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(mode.SETTINGS, "finish_timeout", 3.0)
+    with serving() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+        logger = RunLogger(Identity("some-run", "some run", "group", (), {}), tmp_path, "online")
+        logger.log_metrics({"train_loss": 1.0}, step=1)
+    logger.log_metrics({"train_loss": 2.0}, step=2)
+    begun = time.monotonic()
+    with logger.forgiving():
+        logger.experiment.finish()
+    assert time.monotonic() - begun < 20
+    assert f"what was is in {tmp_path}/wandb" in caplog.text
+    (log,) = tmp_path.glob("wandb/run-*/*.wandb")
+    assert [row["train/loss"] for row in read_log(log).history] == [1.0, 2.0]

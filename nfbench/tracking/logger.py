@@ -1,13 +1,16 @@
 """Lightning's WandbLogger with a `wandb.init` of our own, that costs no run anything."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.loggers.logger import rank_zero_experiment
+from lightning_fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import WandbLogger
+
+from nfbench.signals import InterruptedRunError
 
 from .identity import Identity
 from .mode import SETTINGS
@@ -51,38 +54,52 @@ class RunLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, started when it is first asked for; offline if the server refuses it."""
-        if self._experiment is None:
-            import wandb
+        """The run, started when first asked for; a stand-in that does nothing if that fails."""
+        if self._experiment is None and not self.failed:
+            with self.forgiving():
+                self._experiment = self.start()
+        return _DummyExperiment() if self.failed else self._experiment
 
-            attached = getattr(self, "_attach_id", None)
-            if attached is not None:  # in a process that Lightning spawned
-                self._experiment = wandb._attach(attached)  # type: ignore[attr-defined]
-                return self._experiment
-            settings = wandb.Settings(**SETTINGS)
-            try:
-                self._experiment = wandb.init(**self._wandb_init, settings=settings)
-            except wandb.errors.Error as error:
-                if self._wandb_init["mode"] == "offline":
-                    raise
-                log.warning("W&B: offline, as the server did not take the run: %s", error)
-                self._wandb_init["mode"] = "offline"
-                self._experiment = wandb.init(**self._wandb_init, settings=settings)
-            self._experiment.define_metric(STEP)
-            self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
-        return self._experiment
+    def start(self) -> Any:
+        """A run in W&B: that of the process that spawned this one, or new; offline if refused."""
+        import wandb
+
+        if attached := getattr(self, "_attach_id", None):
+            return wandb._attach(attached)  # type: ignore[attr-defined]
+        settings = wandb.Settings(**SETTINGS)
+        try:
+            run = wandb.init(**self._wandb_init, settings=settings)
+        except wandb.errors.Error as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            log.warning("W&B: offline, as the server did not take the run: %s", error)
+            self._wandb_init["mode"] = "offline"
+            run = wandb.init(**self._wandb_init, settings=settings)
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        return run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log the numbers of a line of the curve at its step."""
-        if self.failed:
-            return
         numbers = {name_of(key): value for key, value in metrics.items() if key != "step"}
-        try:
+        with self.forgiving():
             self.experiment.log({**numbers, STEP: metrics.get("step", step)})
+
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """Give W&B up at an error, with a warning, but for a signal's: no view is worth a run."""
+        try:
+            yield
+        except InterruptedRunError:
+            raise
         except Exception as error:
             self.failed = True
-            log.warning("W&B: nothing more is logged: %s", error)
+            log.warning(
+                "W&B: nothing more is logged: %s; what was is in %s/wandb",
+                " ".join(str(error).split()) or type(error).__name__,
+                self.save_dir,
+            )
 
 
 def name_of(key: str) -> str:

@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     # A server that stops answering holds no run up for long; what was logged is on disk.
     "init_timeout": 30.0,
     "finish_timeout": 120.0,
+    "finish_timeout_raises": True,
     # Of a process that is killed nothing but the last second is lost.
     "x_transaction_log_flush_interval": 1.0,
 }

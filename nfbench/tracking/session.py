@@ -1,6 +1,5 @@
 """A run in W&B from its first step to its record; whatever fails there costs the run nothing."""
 
-import contextlib
 import logging
 import signal
 from collections.abc import Iterator
@@ -76,24 +75,23 @@ class Session:
 
     def finish(self, exit_code: int, *, preempted: bool = False) -> None:
         """Finish the run in W&B, if it was started and is not finished yet."""
-        started = self.logger and self.logger._experiment
-        if not started:
-            return
-        self.logger = None
-        with forgiving("finish the run"):
-            if preempted:
-                started.mark_preempting()
-            started.finish(exit_code=exit_code)
+        logger, self.logger = self.logger, None
+        if logger and logger._experiment:
+            with logger.forgiving():
+                if preempted:
+                    logger.experiment.mark_preempting()
+                logger._experiment.finish(exit_code=exit_code)
 
     def report(self, result: Record) -> None:
         """Tell what the record says, with the figures of the run, and finish."""
         if self.logger is None:
             return
-        with forgiving("report the record"):
-            run = self.logger.experiment
-            run.summary.update(summary_of(result))
-            if images := dict(self.images(result)):
-                run.log(images)
+        run = self.logger.experiment
+        if not self.logger.failed:
+            with self.logger.forgiving():
+                run.summary.update(summary_of(result))
+                if images := dict(self.images(result)):
+                    run.log(images)
         self.finish(FAILED if result.failure else 0)
 
     def images(self, result: Record) -> Iterator[tuple[str, Any]]:
@@ -128,14 +126,3 @@ def summary_of(result: Record) -> dict[str, Any]:
     found["n_parameters"] = result.model["n_parameters"]
     found["likelihood"] = result.likelihood["kind"]
     return {key: value for key, value in found.items() if isinstance(value, int | float | str)}
-
-
-@contextlib.contextmanager
-def forgiving(what: str) -> Iterator[None]:
-    """Turn an error into a warning, but for a signal's: no view is worth a record."""
-    try:
-        yield
-    except InterruptedRunError:
-        raise
-    except Exception as error:
-        log.warning("W&B: could not %s: %s", what, error)

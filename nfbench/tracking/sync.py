@@ -27,6 +27,7 @@ from .mode import obstacle
 SECONDS = 300.0  # in which W&B takes one more log, or is taken for gone
 POLL_SECONDS = 0.2
 RUNNING = "still running; push it when it has ended"
+NOT_PASSED_ON = ("WANDB_MODE", "WANDB_SERVICE")  # how this process tracks runs, if it does
 BATCH = 100  # runs for a process, whose command line has an end
 
 
@@ -178,7 +179,7 @@ def call(batch: Sequence[Offline], output: Path, patience: float) -> Iterator[in
     What it prints goes to a file, and its own logs beside it.
     """
     logs = [log for run in batch for log in run.logs]
-    env = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    env = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     with output.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, logs)],
