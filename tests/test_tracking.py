@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from nfbench import record
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.errors import UsageError
+from nfbench.launch import local
+from nfbench.launch.plan import Job
 from nfbench.record import read_curve
 from nfbench.run import run
 from nfbench.tracking import mode
@@ -94,6 +96,7 @@ def test_an_offline_run_is_named_by_its_path(root: Path) -> None:
     assert found.job_type == "train"
     assert found.tags == ("tiny", "maf", "pinwheel", "seed-3")
     assert found.exit_code == 0
+    assert found.staged == []  # W&B has no bytes of it anywhere else
 
 
 def test_its_configuration_is_nested_and_of_plain_values(root: Path) -> None:
@@ -251,6 +254,20 @@ def test_the_command_line_chooses_the_mode(
     assert os.environ["WANDB_MODE"] == "disabled"
     (found,) = logs(folder(root, "gaussian", 0))
     assert found.exit_code == 0
+
+
+def test_a_reproduction_tells_its_runs_the_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
+        assert list(options)[-2:] == ["--wandb", "offline"]
+        return subprocess.Popen(["true"])
+
+    root = write_table(tmp_path, gaussian=GAUSSIAN)
+    monkeypatch.setenv("NFBENCH_ROOT", str(root))
+    monkeypatch.setattr(local, "start", start)
+    words = ["reproduce", "tiny", "--device", "cpu", "--wandb", "offline"]
+    assert CliRunner().invoke(main, words).exit_code == 0
 
 
 @pytest.mark.parametrize("broken", ["init", "Image"])

@@ -29,7 +29,7 @@ from nfbench.tracking.identity import Identity
 from nfbench.tracking.log_file import Logged, read_log
 from nfbench.tracking.logger import STEP, RunLogger
 
-LONG = changed(MAF, training={"max_steps": 100_000, "validate_every": 20})
+LONG = changed(MAF, training={"max_steps": 1000, "validate_every": 50})
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def whole(env: Mapping[str, str], row: str) -> str:
 def interrupt(env: Mapping[str, str], row: str, number: int, steps: float = 0) -> int | None:
     """Send a signal to a run once its curve is longer than so many steps; its exit code."""
     process, curve = start(env, row), folder(Path(env["NFBENCH_ROOT"]), row) / "curve.jsonl"
-    for _ in range(600):
-        if (lines := read_curve(curve)) and lines[-1]["step"] > steps + 100:
+    for _ in range(3000):
+        if (lines := read_curve(curve)) and lines[-1]["step"] > steps:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     assert process.pid is not None
     os.kill(process.pid, number)
     return exit_code(process)
@@ -163,12 +163,14 @@ def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_onc
     assert interrupt(offline, "long", signal.SIGINT) == 130
     reached = read_curve(directory / "curve.jsonl")[-1]["step"]
     assert interrupt(offline, "long", signal.SIGTERM, reached) == 130
-    logs = [read_log(path) for path in sorted(directory.glob("wandb/offline-*/*.wandb"))]
-    assert [(log.exit_code, log.preempted) for log in logs] == [(130, True), (143, True)]
+    whole(offline, "long")
+    logs = [wait_for(path) for path in sorted(directory.glob("wandb/offline-*/*.wandb"))]
+    ends = [(each.exit_code, each.preempted) for each in logs]
+    assert ends == [(130, True), (143, True), (0, False)]
     assert stub.operations == []
 
     shown = sync("--dry-run")
-    assert "nfbench/tiny-long-pinwheel-0: to push, 2 logs" in shown.output
+    assert "nfbench/tiny-long-pinwheel-0: to push, 3 logs" in shown.output
     assert stub.operations == []
     shown = sync()
     assert shown.exit_code == 0, shown.output
@@ -178,7 +180,11 @@ def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_onc
     assert steps == sorted(set(steps))
     curve = read_curve(directory / "curve.jsonl")
     assert [row[STEP] for row in rows(stub, found.id)] == [line["step"] for line in curve]
-    assert found.exit_code == 143
+    result = record.read(root / "results/tiny/long/pinwheel/0.json")
+    assert found.summary["best/step"] == result.model["best_step"]
+    for name in ("test/log_likelihood", "val/log_likelihood"):
+        assert found.summary[name] == result.metrics[name]
+    assert found.exit_code == 0
     asked = len(stub.operations)
     again = sync()
     assert "0 to push, 0 pushed, 0 left" in again.output

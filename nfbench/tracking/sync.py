@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,15 +164,16 @@ def push(runs: Sequence[Offline], patience: float, console: Console) -> list[Off
                     heal(log)
             with tempfile.TemporaryDirectory() as folder:
                 output = Path(folder, "output")
-                for n_taken in call(batch, output, patience):
-                    progress.update(task, completed=len(pushed) + n_taken)
+                with contextlib.closing(call(batch, output, patience)) as counts:
+                    for n_taken in counts:
+                        progress.update(task, completed=len(pushed) + n_taken)
                 lines = output.read_text().splitlines()
             pushed += [judge(run, lines) for run in batch]
             progress.update(task, completed=len(pushed))
     return pushed
 
 
-def call(batch: Sequence[Offline], output: Path, patience: float) -> Iterator[int]:
+def call(batch: Sequence[Offline], output: Path, patience: float) -> Generator[int]:
     """`wandb sync` of some runs: how many it has taken so far, again and again.
 
     It is stopped if it takes no log for so many seconds: it never gives a server up by itself.
