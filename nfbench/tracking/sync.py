@@ -208,9 +208,9 @@ def call(batch: Sequence[Offline], output: Path, patience: float) -> Generator[i
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and those that it started, whatever they wait for."""
-    with contextlib.suppress(ProcessLookupError):
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        process.wait()
 
 
 def judge(run: Offline, lines: Sequence[str]) -> Offline:
