@@ -26,7 +26,7 @@ def wandb() -> None:
 def wandb_sync(paths: tuple[Path, ...], dry_run: bool, patience: float) -> None:
     """Push what ran offline, say on compute nodes, below PATH; by default all of runs/.
 
-    \\b
+    \b
         nfbench wandb sync
         nfbench wandb sync runs/maf2017_table1/maf_5_bounded
 

@@ -65,6 +65,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ode = changed(MAF, training={"max_steps": 40}) | {"flow": NFE}
     ode |= {"title": "ODE", "cells": {"pinwheel": {}}}
     root = write_table(tmp_path_factory.mktemp("root"), maf=MAF, ode=ode)
+    for words in ("init -q", "add experiments", "commit -q -m start", "tag v1.0"):
+        git(root, *words.split())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
@@ -72,6 +74,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run(load(f"tiny/{row}", "pinwheel", 3, root=root), root=root, device="cpu")
         assert os.environ["WANDB_MODE"] == "offline"
     return root
+
+
+def git(root: Path, *words: str) -> None:
+    name = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    subprocess.run(["git", *name, *words], cwd=root, check=True)
 
 
 def folder(root: Path, row: str = "maf", seed: int = 3) -> Path:
@@ -94,7 +101,7 @@ def test_an_offline_run_is_named_by_its_path(root: Path) -> None:
     assert (found.project, found.id) == ("nfbench", "tiny-maf-pinwheel-3")
     assert (found.name, found.group) == ("tiny/maf/pinwheel/3", "tiny/maf/pinwheel")
     assert found.job_type == "train"
-    assert found.tags == ("tiny", "maf", "pinwheel", "seed-3")
+    assert found.tags == ("tiny", "maf", "pinwheel", "seed-3", "v1.0")
     assert found.exit_code == 0
     assert found.staged == []  # W&B has no bytes of it anywhere else
 

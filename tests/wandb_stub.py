@@ -465,7 +465,7 @@ def environment(stub: Stub, home: Path) -> dict[str, str]:
     }
 
 
-FOLDERS = ("DATA", "CACHE", "CONFIG")
+FOLDERS = ("DATA", "CACHE", "CONFIG", "ARTIFACT")
 
 
 def command_in(env: dict[str, str], root: Path, words: Sequence[str], output: Path) -> None:
