@@ -152,7 +152,10 @@ class Checkpoints(pl.Callback):
 
 
 class Curve(pl.Callback):
-    """Adds step, training loss, validation and learning rate to ``curve.jsonl`` at validations."""
+    """Adds step, training loss, validation and learning rate to ``curve.jsonl`` at validations.
+
+    What else logs the training gets the same line.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -187,6 +190,8 @@ class Curve(pl.Callback):
         self.losses = []
         kept = [earlier for earlier in read_curve(self.path) if earlier["step"] < pl_module.step]
         write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in [*kept, line]))
+        for logger in trainer.loggers:
+            logger.log_metrics(line, step=pl_module.step)
 
 
 class ProgressBar(pl.Callback):

@@ -14,7 +14,10 @@ from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
 from nfbench.cli_speed import speed
-from nfbench.cli_sweep import sweep, sweep_pages
+from nfbench.cli_sweep import sweep
+from nfbench.cli_table import table
+from nfbench.cli_wandb import leaderboard
+from nfbench.cli_wandb import wandb as wandb_group
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -65,6 +68,13 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--compile", is_flag=True, help="Compile the training step; pays for long runs."
         ),
+        click.option(
+            "--wandb",
+            type=click.Choice(["auto", "online", "offline", "disabled"]),
+            default="auto",
+            show_default=True,
+            help="W&B; auto is WANDB_MODE, else online with a key and a server, else offline.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -88,6 +98,7 @@ def run(
     device: str,
     threads: int,
     compile: bool,
+    wandb: str,
     bar: bool | None,
 ) -> None:
     """Train and test one cell of a table and write its record.
@@ -113,7 +124,12 @@ def run(
         try:
             show_bar = sys.stderr.isatty() if bar is None else bar
             result = run_experiment(
-                experiment, device=device, threads=threads, compile=compile, bar=show_bar
+                experiment,
+                device=device,
+                threads=threads,
+                compile=compile,
+                bar=show_bar,
+                wandb=wandb,
             )
         except InterruptedRunError as stopped:
             log.warning(
@@ -152,6 +168,7 @@ def reproduce(
     device: str,
     threads: int,
     compile: bool,
+    wandb: str,
     dry_run: bool,
 ) -> None:
     """Run what is missing of a table, then render it.
@@ -171,68 +188,10 @@ def reproduce(
         device=device,
         threads=threads,
         compile=compile,
+        wandb=wandb,
         dry_run=dry_run,
     )
     sys.exit(0 if good else FAILED)
-
-
-@main.command()
-@click.argument("names", nargs=-1, metavar="[TABLE]...")
-@click.option("--all", "every", is_flag=True, help="Every table.")
-@click.option(
-    "--check",
-    is_flag=True,
-    help="Fail if a record was tampered with, or what is rendered is not what they give.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["terminal", "markdown", "latex", "csv"]),
-    default="terminal",
-    show_default=True,
-    help="What to print; results/TABLE.md is written in any case, unless --check.",
-)
-def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
-    """Render tables from the records in results/.
-
-    Each goes to results/TABLE.md, and into the README where that has a place for it. A record
-    that was changed by hand, or is not of the data that its source has, is told by name.
-
-    \b
-        nfbench table maf2017_table1 --format latex
-        nfbench table --all --check
-    """
-    from nfbench import rendering
-    from nfbench.catalog import load_table, table_names
-
-    chosen = table_names() if every else names
-    if not chosen:
-        raise UsageError(f"table: expected a name or --all (tables: {', '.join(table_names())})")
-    for name in chosen:
-        if check and every and not load_table(name).committed:
-            continue
-        if check:
-            rendering.check(name)
-            click.echo(f"{name}: the committed table is what the records give")
-            continue
-        rendering.write(name)
-        show_table(name, form)
-    if every:
-        sweep_pages(check=check)
-
-
-def show_table(name: str, form: str) -> None:
-    """Print a table in one of its forms."""
-    from rich.console import Console
-
-    from nfbench import tables
-
-    view = tables.build(name)
-    if form == "terminal":
-        Console().print(tables.terminal(view))
-    else:
-        render = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form]
-        click.echo(render(view), nl=False)
 
 
 @main.command()
@@ -284,9 +243,12 @@ def plot(target: str, seed: int | None, cost: bool) -> None:
     click.echo(draw(target, seed))
 
 
+main.add_command(table)
 main.add_command(compare)
 main.add_command(report)
 main.add_command(sample)
 main.add_command(speed)
 main.add_command(sweep)
 main.add_command(data)
+main.add_command(wandb_group)
+main.add_command(leaderboard)

@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
+from pytorch_lightning.loggers import Logger
 
 from nfbench import checkpoint, provenance, record
 from nfbench.atomic import replacing
@@ -28,6 +29,7 @@ from nfbench.pictures import save_pictures
 from nfbench.record import Record
 from nfbench.signals import StopRequest
 from nfbench.speed import BATCH, Speed, measure
+from nfbench.tracking.session import Session
 from nfbench.training import build_module, build_schedule
 
 log = logging.getLogger("nfbench")
@@ -41,11 +43,13 @@ def run(
     threads: int = 1,
     compile: bool = False,
     bar: bool = False,
+    wandb: str = "auto",
 ) -> Record:
     """Train, select, test and write the record of one cell; go on from its last checkpoint.
 
     A finished cell is returned as it is. A run without a number (a loss that is not finite, say)
-    leaves a record that says so, and may be tried again.
+    leaves a record that says so, and may be tried again. ``wandb`` is ``auto``, ``online``,
+    ``offline`` or ``disabled``; W&B shows the run and has no part in the record.
 
     Raises:
         UsageError: if data, settings or an earlier checkpoint do not fit, or the cell is running
@@ -66,9 +70,12 @@ def run(
                 log.info("%s: finished already", path.relative_to(root))
                 return found
             torch.set_num_threads(threads)
-            with StopRequest() as stop:
-                result = execute(experiment, root, torch_device(device), compile, bar, stop)
-            log.info("wrote %s", record.write(result, root).relative_to(root))
+            with StopRequest() as stop, Session(experiment, root, wandb) as session:
+                place = torch_device(device)
+                result = execute(experiment, root, place, compile, bar, stop, session.logger)
+                stop.deferred = True  # there is nothing left to stop
+                log.info("wrote %s", record.write(result, root).relative_to(root))
+                session.report(result)
             return result
     except Timeout:
         raise UsageError(f"{directory}: another process is running this cell") from None
@@ -81,6 +88,7 @@ def execute(
     compile: bool,
     bar: bool,
     stop: StopRequest,
+    logger: Logger | None,
 ) -> Record:
     """Build, train and evaluate; the record of it."""
     sources = provenance.commit(root)
@@ -88,7 +96,7 @@ def execute(
     module, data, checkpoints = prepare(experiment, root, device, compile, stop)
     failure, metrics, checks, speed = None, Metrics(), Audit(), Speed()
     try:
-        train(module, data, checkpoints, root, bar)
+        train(module, data, checkpoints, root, bar, logger)
         metrics, checks, speed = test(module, data, checkpoints)
     except FailedRunError as error:
         failure = error.failure
@@ -138,7 +146,12 @@ def prepare(
 
 
 def train(
-    module: DensityModule, data: DataModule, checkpoints: Checkpoints, root: Path, bar: bool
+    module: DensityModule,
+    data: DataModule,
+    checkpoints: Checkpoints,
+    root: Path,
+    bar: bool,
+    logger: Logger | None = None,
 ) -> None:
     """Fit until the schedule or patience ends it, from where the module stands.
 
@@ -156,7 +169,7 @@ def train(
         ProgressBar(label, *shown_in(data), bar=bar),
     ]
     try:
-        trainer(module.device, callbacks).fit(module, datamodule=data)
+        trainer(module.device, callbacks, logger).fit(module, datamodule=data)
     except NonFiniteLossError as error:
         last = checkpoints.last
         good = last.relative_to(root).as_posix() if last.exists() else None
@@ -212,14 +225,16 @@ def test(
     return metrics, audit(module.model, data.test), measure(module.model, data.test)
 
 
-def trainer(device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:
+def trainer(
+    device: torch.device, callbacks: list[pl.Callback], logger: Logger | None = None
+) -> pl.Trainer:
     """Lightning as it is used here: it drives chunks and validations; files and bars are ours."""
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=1,
         max_epochs=-1,
         callbacks=callbacks,
-        logger=False,
+        logger=logger or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -15,6 +15,7 @@ class InterruptedRunError(RuntimeError):
 
     def __init__(self, received: signal.Signals, step: int | None = None) -> None:
         super().__init__(received.name if step is None else f"{received.name} at step {step}")
+        self.received = received
 
 
 class StopRequest:

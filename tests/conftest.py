@@ -1,5 +1,6 @@
 """Precision, threads and randomness of the tests: set by fixtures, put back afterwards."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -9,6 +10,20 @@ import torch
 # Other libraries, with which test_peers*.py compare: collected where all are installed.
 PEERS = ("nflows", "normflows", "pyro", "zuko")
 collect_ignore_glob = [] if all(find_spec(name) for name in PEERS) else ["test_peers*.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is tracked, and no key, netrc or setting of W&B of this machine is seen."""
+    home = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        for name in ("CACHE", "CONFIG", "DATA"):
+            patch.setenv(f"WANDB_{name}_DIR", str(home / name.lower()))
+        patch.setenv("NETRC", str(home / "netrc"))
+        patch.setenv("WANDB_MODE", "disabled")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

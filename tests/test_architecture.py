@@ -70,6 +70,15 @@ TORCH_FREE = {
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
     "tradeoff": "archive catalog config errors figures record tables verdict",
+    "tracking": "",
+    "tracking.identity": "config record",
+    "tracking.mode": "errors",
+    "tracking.log_file": "atomic errors",
+    "tracking.sync": "errors tracking.log_file tracking.mode",
+    "leaderboard": "catalog errors record tables verdict",
+    "tracking.report": "leaderboard tables",
+    "tracking.push": "errors leaderboard record tables tracking.identity tracking.mode"
+    " tracking.report",
     "launch.plan": "catalog config errors record settings",
     "sweeps": "",
     "sweeps.space": "config errors record settings",
@@ -108,8 +117,11 @@ TORCH = {
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
+    "tracking.logger": "signals tracking.identity tracking.mode",
+    "tracking.session": "config errors figures imaging portrait provenance record signals"
+    " tracking.identity tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
-    " module pictures provenance record signals speed training",
+    " module pictures provenance record signals speed tracking.session training",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
@@ -134,9 +146,11 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.study",
     "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
     " sweeps.result sweeps.space sweeps.work",
-    "cli": "catalog cli_compare cli_data cli_report cli_sample cli_speed cli_sweep config data"
-    " errors inspection launch.reproduce logs plots record rendering run signals summary sweeps"
-    " tables tradeoff",
+    "cli_wandb": "record tracking.push tracking.sync",
+    "cli_table": "catalog cli_sweep errors rendering tables",
+    "cli": "cli_compare cli_data cli_report cli_sample cli_speed cli_sweep cli_table cli_wandb"
+    " config data errors inspection launch.reproduce logs plots record run signals summary"
+    " tradeoff",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

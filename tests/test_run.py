@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -309,7 +310,7 @@ def test_a_curve_forgets_the_steps_that_are_taken_again(tmp_path: Path) -> None:
             return 0.5
 
     curve.losses = [torch.tensor([2.0, 4.0])]
-    curve.on_validation_end(None, Module())
+    curve.on_validation_end(SimpleNamespace(loggers=[]), Module())
     lines = read_curve(path)
     assert [line["step"] for line in lines] == [10, 20]
     assert lines[-1]["train_loss"] == 3.0

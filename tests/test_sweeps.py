@@ -235,6 +235,7 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path) -> None:
         (lambda v: v["trials"].reverse(), r"trials\[0\].number: got 3"),
         (lambda v: v.update(winner=(v["winner"] + 1) % 4), "winner: expected"),
         (lambda v: v["sweep"].update(seed=5), "record: expected one of"),
+        (lambda v: v["trials"][2].update(seconds=0.0), "sha256: its content was changed"),
         (lambda v: v["sweep"].update(name="other"), "its content is of the sweep other"),
         (lambda v: v["trials"][v["winner"]].update(overrides=[]), "its overrides are not"),
         (lambda v: v["trials"][v["winner"]].update(value=None), "value: got None of done"),

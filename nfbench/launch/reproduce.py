@@ -31,6 +31,7 @@ def reproduce(
     device: str = "auto",
     threads: int = 1,
     compile: bool = False,
+    wandb: str = "auto",
     dry_run: bool = False,
     root: Path | None = None,
 ) -> bool:
@@ -58,6 +59,7 @@ def reproduce(
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
     options += ["--compile"] * compile
+    options += ["--wandb", wandb] if wandb != "auto" else []
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)
     stale = [job.name for job in planned if job.state == STALE]

@@ -146,8 +146,8 @@ def read(path: Path) -> Result:
         expect(not wrong, f"missing or unknown sections: {', '.join(sorted(wrong))}")
         sealed = values.pop("sha256")
         result = Result(**values)
-        check_seal(sealed, values)
         expect(path.stem == result.name, f"its content is of the sweep {result.name}")
+        check_seal(sealed, values)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return result

@@ -1,0 +1,65 @@
+"""`nfbench table`: tables and the pages of sweeps, from the records."""
+
+import click
+
+from nfbench.cli_sweep import sweep_pages
+from nfbench.errors import UsageError
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]...")
+@click.option("--all", "every", is_flag=True, help="Every table.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Fail if a record was tampered with, or what is rendered is not what they give.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["terminal", "markdown", "latex", "csv"]),
+    default="terminal",
+    show_default=True,
+    help="What to print; results/TABLE.md is written in any case, unless --check.",
+)
+def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
+    """Render tables from the records in results/.
+
+    Each goes to results/TABLE.md, and into the README where that has a place for it. A record
+    that was changed by hand, or is not of the data that its source has, is told by name.
+
+    \b
+        nfbench table maf2017_table1 --format latex
+        nfbench table --all --check
+    """
+    from nfbench import rendering
+    from nfbench.catalog import load_table, table_names
+
+    chosen = table_names() if every else names
+    if not chosen:
+        raise UsageError(f"table: expected a name or --all (tables: {', '.join(table_names())})")
+    for name in chosen:
+        if check and every and not load_table(name).committed:
+            continue
+        if check:
+            rendering.check(name)
+            click.echo(f"{name}: the committed table is what the records give")
+            continue
+        rendering.write(name)
+        show_table(name, form)
+    if every:
+        sweep_pages(check=check)
+
+
+def show_table(name: str, form: str) -> None:
+    """Print a table in one of its forms."""
+    from rich.console import Console
+
+    from nfbench import tables
+
+    view = tables.build(name)
+    if form == "terminal":
+        Console().print(tables.terminal(view))
+    else:
+        render = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form]
+        click.echo(render(view), nl=False)

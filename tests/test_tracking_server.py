@@ -1,0 +1,285 @@
+"""W&B's server, for which a stub on loopback stands: runs online, and runs pushed afterwards."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from click.testing import CliRunner, Result
+from filelock import FileLock
+from harness import MAF, begin, changed, exit_code, write_table
+from wandb_stub import KEY, Stub, command_in, environment, serving
+
+from nfbench import record
+from nfbench.cli import main
+from nfbench.config import load
+from nfbench.curve import read_curve
+from nfbench.run import run
+from nfbench.tracking import mode
+from nfbench.tracking.identity import Identity
+from nfbench.tracking.log_file import Logged, read_log
+from nfbench.tracking.logger import STEP, RunLogger
+
+LONG = changed(MAF, training={"max_steps": 1000, "validate_every": 50})
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A server; all that it was asked for, it knew."""
+    with serving() as stub:
+        yield stub
+        assert stub.unknown == []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_table(tmp_path, maf=MAF, long=LONG)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run offline has left in runs/."""
+    root = write_table(tmp_path_factory.mktemp("offline"), maf=MAF)
+    run(load("tiny/maf", "pinwheel", root=root), root=root, device="cpu", wandb="offline")
+    (log,) = (root / "runs").rglob("*.wandb")
+    wait_for(log)
+    wandb.teardown()
+    return root / "runs"
+
+
+@pytest.fixture
+def log(finished: Path, root: Path) -> Path:
+    """The log of a run offline, in a tree of its own."""
+    shutil.copytree(finished, root / "runs", symlinks=True)
+    (found,) = (root / "runs").rglob("*.wandb")
+    return found
+
+
+def wait_for(log: Path) -> Logged:
+    """What a log says once W&B's own process has written it whole."""
+    for _ in range(100):
+        if (found := read_log(log)).exit_code is not None:
+            break
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture
+def env(stub: Stub, root: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with a key."""
+    return dict(os.environ) | environment(stub, tmp_path / "home") | {"NFBENCH_ROOT": str(root)}
+
+
+@pytest.fixture
+def at_login(env: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process sees the server."""
+    wandb.teardown()
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_MODE")
+    yield
+    wandb.teardown()
+
+
+def start(env: Mapping[str, str], row: str) -> BaseProcess:
+    """`nfbench run` of a row in a process of its own, in an environment."""
+    root = Path(env["NFBENCH_ROOT"])
+    words = ["run", f"tiny/{row}", "pinwheel", "--device", "cpu", "--no-bar"]
+    return begin(command_in, dict(env), root, words, root / "output")
+
+
+def whole(env: Mapping[str, str], row: str) -> str:
+    """What a run prints that ends well."""
+    process, output = start(env, row), Path(env["NFBENCH_ROOT"]) / "output"
+    assert exit_code(process, 100) == 0, output.read_text()
+    return output.read_text()
+
+
+def interrupt(env: Mapping[str, str], row: str, number: int, steps: float = 0) -> int | None:
+    """Send a signal to a run once its curve is longer than so many steps; its exit code."""
+    process, curve = start(env, row), folder(Path(env["NFBENCH_ROOT"]), row) / "curve.jsonl"
+    for _ in range(3000):
+        if (lines := read_curve(curve)) and lines[-1]["step"] > steps:
+            break
+        time.sleep(0.02)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    return exit_code(process)
+
+
+def sync(*words: str) -> Result:
+    return CliRunner().invoke(main, ["wandb", "sync", *words])
+
+
+def folder(root: Path, row: str) -> Path:
+    return root / "runs" / "tiny" / row / "pinwheel" / "0"
+
+
+def rows(stub: Stub, name: str) -> list[dict[str, Any]]:
+    """The lines of a run's curve that the server has."""
+    return [row for row in stub.runs[name].history if "train/loss" in row]
+
+
+def test_a_run_online_arrives_with_its_numbers_and_its_figure(
+    stub: Stub, root: Path, env: Mapping[str, str]
+) -> None:
+    printed = whole(env, "maf")
+    found = stub.runs["tiny-maf-pinwheel-0"]
+    assert found.project == "nfbench"
+    assert found.fields["groupName"] == "tiny/maf/pinwheel"
+    assert found.fields["displayName"] == "tiny/maf/pinwheel/0"
+    assert found.fields["jobType"] == "train"
+    assert found.fields["tags"] == ["tiny", "maf", "pinwheel", "seed-0"]
+    assert found.config["training"]["max_steps"] == 100
+    curve = read_curve(folder(root, "maf") / "curve.jsonl")
+    arrived = rows(stub, found.id)
+    assert [row[STEP] for row in arrived] == [line["step"] for line in curve]
+    assert [row["train/loss"] for row in arrived] == [line["train_loss"] for line in curve]
+    result = record.read(root / "results/tiny/maf/pinwheel/0.json")
+    assert found.summary["test/log_likelihood"] == result.metrics["test/log_likelihood"]
+    assert found.summary["best/step"] == 100
+    (name,) = [name for name in found.uploads if name.startswith("media/images/plot")]
+    assert found.uploads[name] == (folder(root, "maf") / "plot.png").read_bytes()
+    assert found.exit_code == 0
+    assert KEY not in printed
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_once(
+    stub: Stub, root: Path, env: dict[str, str], at_login: None
+) -> None:
+    offline = env | {"WANDB_MODE": "offline"}
+    directory = folder(root, "long")
+    assert interrupt(offline, "long", signal.SIGINT) == 130
+    reached = read_curve(directory / "curve.jsonl")[-1]["step"]
+    assert interrupt(offline, "long", signal.SIGTERM, reached) == 130
+    whole(offline, "long")
+    logs = [wait_for(path) for path in sorted(directory.glob("wandb/offline-*/*.wandb"))]
+    ends = [(each.exit_code, each.preempted) for each in logs]
+    assert ends == [(130, True), (143, True), (0, False)]
+    assert stub.operations == []
+
+    shown = sync("--dry-run")
+    assert "nfbench/tiny-long-pinwheel-0: to push, 3 logs" in shown.output
+    assert stub.operations == []
+    shown = sync()
+    assert shown.exit_code == 0, shown.output
+    assert "1 to push, 1 pushed, 0 left" in shown.output
+    found = stub.runs["tiny-long-pinwheel-0"]
+    steps = [row["_step"] for row in found.history]
+    assert steps == sorted(set(steps))
+    curve = read_curve(directory / "curve.jsonl")
+    assert [row[STEP] for row in rows(stub, found.id)] == [line["step"] for line in curve]
+    result = record.read(root / "results/tiny/long/pinwheel/0.json")
+    assert found.summary["best/step"] == result.model["best_step"]
+    for name in ("test/log_likelihood", "val/log_likelihood"):
+        assert found.summary[name] == result.metrics[name]
+    assert found.exit_code == 0
+    asked = len(stub.operations)
+    again = sync()
+    assert "0 to push, 0 pushed, 0 left" in again.output
+    assert len(stub.operations) == asked
+
+
+def test_a_log_that_was_cut_is_healed_and_pushed(stub: Stub, log: Path, at_login: None) -> None:
+    log.write_bytes(log.read_bytes()[:-10])
+    assert read_log(log).exit_code is None
+    shown = sync()
+    assert shown.exit_code == 0, shown.output
+    found = stub.runs["tiny-maf-pinwheel-0"]
+    assert len(rows(stub, found.id)) == 5
+    assert "test/log_likelihood" in found.summary
+    assert "0 to push" in sync().output
+
+
+def test_a_run_that_goes_on_is_left_alone(
+    stub: Stub, root: Path, log: Path, at_login: None
+) -> None:
+    with FileLock(folder(root, "maf") / "run.lock"):
+        shown = sync()
+    assert "still running" in shown.output
+    assert (shown.exit_code, stub.operations) == (0, [])
+    assert "1 pushed" in sync(str(folder(root, "maf"))).output
+
+
+@pytest.fixture
+def staged(root: Path, env: dict[str, str]) -> Path:
+    """A log of a run offline with a table, whose bytes W&B keeps elsewhere; the file of these."""
+    directory = root / "runs" / "other"
+    directory.mkdir(parents=True)
+    program = (
+        "import sys, wandb\n"
+        "with wandb.init(project='nfbench', id='other', mode='offline', dir=sys.argv[1]) as run:\n"
+        "    run.log({'table': wandb.Table(columns=['a'], data=[[1]])})\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(directory)], env=env, check=True)
+    (log,) = directory.glob("wandb/offline-*/*.wandb")
+    return wait_for(log).staged[0]
+
+
+def test_files_of_an_artifact_that_are_gone_are_reported_and_nothing_is_pushed(
+    stub: Stub, staged: Path, at_login: None
+) -> None:
+    kept = staged.read_bytes()
+    shutil.rmtree(staged.parent)
+    shown = sync()
+    assert shown.exit_code == 1
+    assert f"a file of an artifact is missing: {staged}" in shown.output
+    assert stub.operations == []
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(kept)
+    assert sync().exit_code == 0
+    (artifact,) = stub.artifacts
+    assert artifact.state == "COMMITTED"
+
+
+def test_without_a_key_nothing_is_pushed_and_the_message_says_why(
+    log: Path, at_login: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    wandb.teardown()
+    shown = sync()
+    assert shown.exit_code == 2
+    assert re.search("nothing was pushed, as no key for .* is configured", shown.output)
+
+
+def test_a_server_that_takes_nothing_is_given_up(stub: Stub, log: Path, at_login: None) -> None:
+    with stub.lock:  # it accepts requests, and answers none
+        begun = time.monotonic()
+        shown = sync("--patience", "3")
+        assert time.monotonic() - begun < 20
+    assert shown.exit_code == 1
+    assert "not taken: ERROR W&B took nothing for 3 seconds" in shown.output
+    assert "1 pushed, 0 left" in sync().output
+
+
+def test_a_server_that_goes_away_holds_a_run_up_for_a_limited_time(
+    env: dict[str, str],
+    at_login: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(mode.SETTINGS, "finish_timeout", 3.0)
+    with serving() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+        logger = RunLogger(Identity("some-run", "some run", "group", (), {}), tmp_path, "online")
+        logger.log_metrics({"train_loss": 1.0}, step=1)
+    logger.log_metrics({"train_loss": 2.0}, step=2)
+    begun = time.monotonic()
+    with logger.forgiving():
+        logger.experiment.finish()
+    assert time.monotonic() - begun < 20
+    assert f"what was is in {tmp_path}/wandb" in caplog.text
+    (log,) = tmp_path.glob("wandb/run-*/*.wandb")
+    assert [row["train/loss"] for row in read_log(log).history] == [1.0, 2.0]
