@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.timing import Comparison, Pace, command, interleave, verdict
-from nfbench.data.base import BatchOrder, ChunkLoader
+from nfbench.data.batches import BatchOrder, ChunkLoader
 from nfbench.schedule import Schedule
 
 POWER = (1_659_917, 6)

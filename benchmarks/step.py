@@ -15,13 +15,15 @@ from torch import nn
 
 from benchmarks.timing import Comparison, Pace, command, verdict
 from nfbench.callbacks import Checkpoints
-from nfbench.data.base import BatchOrder, DataModule
+from nfbench.data.base import DataModule
+from nfbench.data.batches import BatchOrder
 from nfbench.data.dataset import Dataset, Splits
 from nfbench.flat import flatten, tie_gradients
 from nfbench.flows.maf import maf
+from nfbench.machine import quiet_lightning
 from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
-from nfbench.run import quiet_lightning, train
+from nfbench.run import train
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
 from nfbench.signals import StopRequest

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from nfbench.config import same_settings
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.nfe import in_words, per_solve
+from nfbench.processes import any_of, wait
 from nfbench.record import write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
 
@@ -36,20 +38,29 @@ class Checkpoints(pl.Callback):
     """Keeps ``last.pt`` (to resume from) and ``best.pt`` (the weights of the best validation).
 
     ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
-    asks the run to stop. Both say which experiment they are of.
+    asks the run to stop. Both say which experiment they are of. Of several processes the first
+    writes, when one of them was asked; all read, and all stop at the same chunk end.
 
     Args:
         directory: the run's.
         experiment: its identity, plain values.
         fingerprint: of its data.
         stop: whether a signal came.
+        first: whether this is the process that writes.
     """
 
     def __init__(
-        self, directory: Path, experiment: dict[str, Any], fingerprint: str, stop: StopRequest
+        self,
+        directory: Path,
+        experiment: dict[str, Any],
+        fingerprint: str,
+        stop: StopRequest,
+        *,
+        first: bool = True,
     ) -> None:
         self.last, self.best = directory / "last.pt", directory / "best.pt"
         self.experiment, self.fingerprint, self.stop = experiment, fingerprint, stop
+        self.first = first
         self.seconds = 0.0  # of training before this process
 
     def resume(self, module: DensityModule) -> bool:
@@ -78,7 +89,7 @@ class Checkpoints(pl.Callback):
             setattr(module.selection, name, value)
         module.step, module.optimizer_state = state["step"], state["optimizer"]
         if module.nfe is not None:
-            module.nfe.resume(state["nfe"])
+            module.nfe.resume(state["nfe"], first=self.first)
         self.seconds = state["seconds"]
         return True
 
@@ -104,7 +115,8 @@ class Checkpoints(pl.Callback):
         assert isinstance(pl_module, DensityModule)
         if pl_module.schedule.validates_at(pl_module.step):
             return
-        if self.stop.received or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+        due = time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS
+        if any(any_of(due, self.stop.received is not None, device=pl_module.device)):
             self.save(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -116,6 +128,8 @@ class Checkpoints(pl.Callback):
 
     def keep(self, module: DensityModule) -> None:
         """Write ``best.pt``."""
+        if not self.first:
+            return
         state = {"model": module.model.state_dict(), "step": module.step}
         checkpoint.save(self.best, {"experiment": self.experiment, **state})
 
@@ -129,8 +143,9 @@ class Checkpoints(pl.Callback):
         if torch.isfinite(module.weights).all():
             self.write(module)
         self.saved = time.monotonic()
-        if self.stop.received:
-            raise InterruptedRunError(self.stop.received, module.step)
+        if any(any_of(self.stop.received is not None, device=module.device)):
+            wait()  # until the first has written
+            raise InterruptedRunError(self.stop.received or signal.SIGTERM, module.step)
 
     def write(self, module: DensityModule) -> None:
         """Write ``last.pt``."""
@@ -148,7 +163,8 @@ class Checkpoints(pl.Callback):
         }
         if module.nfe is not None:
             state["nfe"] = module.nfe.state()
-        checkpoint.save(self.last, state)
+        if self.first:
+            checkpoint.save(self.last, state)
 
 
 class Curve(pl.Callback):

@@ -1,10 +1,12 @@
 """The command line: parse, call, print. Torch is imported only by the commands that compute."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -20,9 +22,12 @@ from nfbench.cli_wandb import leaderboard
 from nfbench.cli_wandb import wandb as wandb_group
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
+from nfbench.signals import InterruptedRunError, StopRequest
+from nfbench.world import world
 
 log = logging.getLogger("nfbench")
 USAGE_ERROR, INTERRUPTED, FAILED = 2, 130, 1
+SIGN = "NFBENCH_INTERRUPTED"  # names a file that a run makes when it is told to stop
 
 
 class Commands(click.Group):
@@ -116,33 +121,50 @@ def run(
     from nfbench.config import load
     from nfbench.summary import summary
 
-    experiment = load(row, cell, seed, overrides)
-    with logging_to(record.run_dir(experiment) / "log.txt"):
-        from nfbench.run import run as run_experiment
-        from nfbench.signals import InterruptedRunError
-
+    experiment, first = load(row, cell, seed, overrides), world().is_first
+    with logging_to(record.run_dir(experiment) / "log.txt", quiet=not first):
         try:
-            show_bar = sys.stderr.isatty() if bar is None else bar
-            result = run_experiment(
-                experiment,
-                device=device,
-                threads=threads,
-                compile=compile,
-                bar=show_bar,
-                wandb=wandb,
-            )
+            with StopRequest(deferred=True) as stop:  # the imports take seconds
+                from nfbench.run import run as run_experiment
+
+                stop.admit()
+                result = run_experiment(
+                    experiment,
+                    device=device,
+                    threads=threads,
+                    compile=compile,
+                    bar=first and (sys.stderr.isatty() if bar is None else bar),
+                    wandb=wandb,
+                )
         except InterruptedRunError as stopped:
             log.warning(
                 "stopped by %s; to go on from there: %s", stopped, shlex.join(experiment.command)
             )
-            sys.exit(INTERRUPTED)
+            tell_launcher()
+            end(INTERRUPTED)
         except UsageError:
             raise
         except Exception:
             log.exception("the run crashed; what it saved is in %s", record.run_dir(experiment))
-            sys.exit(FAILED)
-    click.echo("\n".join(summary(result)))
-    sys.exit(FAILED if result.failure else 0)
+            end(FAILED)
+    if first:
+        click.echo("\n".join(summary(result)))
+    end(FAILED if result.failure else 0)
+
+
+def tell_launcher() -> None:
+    """Leave a sign for who started this process that the same command would go on."""
+    if sign := os.environ.get(SIGN):
+        Path(sign).touch()
+
+
+def end(exit_code: int) -> NoReturn:
+    """Exit; of several processes at once, as their threads can bring down one that lingers."""
+    if world().size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -15,8 +14,9 @@ from nfbench.errors import FailedRunError
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
 from nfbench.metrics import bits_per_dim, summarize
-from nfbench.module import TEST, VALIDATION, DensityModule
+from nfbench.module import DIVERGENCE, IMPORTANCE, LATENTS, TEST, VALIDATION, DensityModule
 from nfbench.objectives.reverse_kl import excess
+from nfbench.processes import over_batches
 from nfbench.vae import LatentVariableModel, active_units
 
 log = logging.getLogger("nfbench")
@@ -42,12 +42,11 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
     ):
         loop(module, datamodule=data, verbose=False)
         module.to(rows.device).eval()  # Lightning has left it on the CPU
-        values = torch.cat(module.log_probs).cpu()
+        values = module.log_probs.cpu()
         check(split, values, len(rows), module.step)
         metrics |= likelihood_metrics(split, values, data) | {f"{split}/n": len(values)}
         if isinstance(module.model, Preprocessed):
-            module.draw_from(phase, 0)
-            log_dets = preprocessing_log_dets(module.model, rows, data.eval_batch_size)
+            log_dets = preprocessing_log_dets(module, phase, rows, data.eval_batch_size)
             density = summarize(values - log_dets.cpu())
             metrics |= {
                 f"{split}/log_density": density.mean,
@@ -63,36 +62,52 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
 
 
 @torch.no_grad()
-def preprocessing_log_dets(model: Preprocessed, rows: Tensor, batch_size: int) -> Tensor:
+def preprocessing_log_dets(
+    module: DensityModule, phase: int, rows: Tensor, batch_size: int
+) -> Tensor:
     """The log-determinant (n,) of the preprocessing of each row, in the same batches and noise."""
-    return torch.cat([model.preprocessing(each)[1].double() for each in rows.split(batch_size)])
+    model = module.model
+    assert isinstance(model, Preprocessed)
+
+    def log_det(i: int, batch: Tensor) -> Tensor:
+        module.draw_for(phase, i)
+        return model.preprocessing(batch)[1]
+
+    return over_batches(rows, batch_size, log_det)
 
 
 @torch.no_grad()
 def importance_metrics(module: DensityModule, data: DataModule) -> Metrics:
     """The importance-weighted bound on the test split, if one is asked for, with its own noise."""
-    model = module.model
+    model, size = module.model, data.eval_batch_size
     if model.importance_draws == 1:
         return {}
-    module.draw_from(TEST, 1)
-    batches = data.test.split(data.eval_batch_size)
-    label = f"importance-weighted bound, {model.importance_draws} draws"
-    values = torch.cat(
-        [model.bound(rows, model.importance_draws) for rows in reported(batches, label)]
+    say = Progress(
+        f"importance-weighted bound, {model.importance_draws} draws", -(-len(data.test) // size)
     )
+
+    def bound(i: int, batch: Tensor) -> Tensor:
+        say(i)
+        module.draw_for(IMPORTANCE, i)
+        return model.bound(batch, model.importance_draws)
+
+    values = over_batches(data.test, size, bound)
     check("test, importance-weighted", values.cpu(), len(data.test), module.step)
-    bound = likelihood_metrics("test", values, data, suffix="_iw")
-    return bound | {"test/importance_draws": model.importance_draws}
+    found = likelihood_metrics("test", values, data, suffix="_iw")
+    return found | {"test/importance_draws": model.importance_draws}
 
 
-def reported(batches: Sequence[Tensor], label: str) -> Iterator[Tensor]:
-    """Batches in turn; where they take minutes, a line of the log tells how many are done."""
-    told = time.monotonic()
-    for i, rows in enumerate(batches):
-        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
-            log.info("%s: batch %d of %d", label, i, len(batches))
-        yield rows
+class Progress:
+    """Where batches take minutes, a line of the log tells how many are done."""
+
+    def __init__(self, label: str, count: int) -> None:
+        self.label, self.count, self.told = label, count, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Say so, if it was not said in the last half a minute."""
+        if time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+            self.told = time.monotonic()
+            log.info("%s: batch %d of %d", self.label, done, self.count)
 
 
 @torch.no_grad()
@@ -105,16 +120,20 @@ def latent_metrics(module: DensityModule, data: DataModule) -> Metrics:
     model = module.model
     if not isinstance(model, LatentVariableModel):
         return {}
-    module.draw_from(TEST, 2)
-    terms = [model.terms(rows) for rows in data.test.split(data.eval_batch_size)]
-    rates = torch.cat([each.rates.sum(1) for each in terms])
-    distortions = -torch.cat([each.log_likelihood for each in terms])
+
+    def parts(i: int, batch: Tensor) -> Tensor:
+        module.draw_for(LATENTS, i)
+        terms = model.terms(batch)
+        return torch.stack((terms.rates.sum(1), -terms.log_likelihood), 1)
+
+    found = over_batches(data.test, data.eval_batch_size, parts, [2])
+    rates, distortions = found.unbind(1)
     for name, values in (("rate", rates), ("distortion", distortions)):
         check(f"test, {name}", values.cpu(), len(data.test), module.step)
-    rate, distortion = summarize(rates), summarize(distortions)
+    module.draw_for(LATENTS, 0)
     return {
-        "test/rate": rate.mean,
-        "test/distortion": distortion.mean,
+        "test/rate": summarize(rates).mean,
+        "test/distortion": summarize(distortions).mean,
         "test/active_units": active_units(model, data.test, data.eval_batch_size),
     }
 
@@ -128,7 +147,7 @@ def divergence_metrics(module: DensityModule, data: DataModule) -> Metrics:
     dataset = data.dataset
     if not isinstance(dataset, Energy) or not isinstance(module.model, Flow):
         return {}
-    module.draw_from(TEST, 3)
+    module.draw_for(DIVERGENCE, 0)
     found = excess(module.model, len(data.test), partial(dataset.energy, xp=torch))
     check("test, reverse divergence", found.cpu(), len(data.test), module.step)
     gap = summarize(found.double() + dataset.log_normalizer)

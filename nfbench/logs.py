@@ -13,12 +13,15 @@ log = logging.getLogger("nfbench")
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send the log to the terminal, and to a file beside the run's checkpoints."""
+def logging_to(path: Path, *, quiet: bool = False) -> Iterator[None]:
+    """Send the log to the terminal, and to a file beside the run's checkpoints.
+
+    If ``quiet``, as one of several processes is, warnings alone are told, on the terminal.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = []
     # A launched run's own output already ends in this file.
-    if not is_stderr(path):
+    if not quiet and not is_stderr(path):
         handlers.append(logging.FileHandler(path))
     handlers.append(EchoHandler())
     for handler in handlers:
@@ -26,7 +29,7 @@ def logging_to(path: Path) -> Iterator[None]:
             logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
         )
         log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         yield
     finally:

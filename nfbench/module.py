@@ -14,6 +14,7 @@ from nfbench.flat import flatten, tie_gradients
 from nfbench.metrics import Summary, summarize
 from nfbench.nfe import NfeMeter, meter_of
 from nfbench.objectives import Objective
+from nfbench.processes import average, gather_rows, place
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 from nfbench.selection import Selection
@@ -24,8 +25,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 # Minibatches (k, B, *event), alone or with what they are conditioned on (k, B, ...).
 Chunk = Tensor | tuple[Tensor, Tensor]
-# Separate streams of random numbers for the phases of a run.
+# Separate streams of random numbers for the phases of a run; 3 and 4 are those of the data.
 TRAINING, VALIDATION, TEST = range(3)
+IMPORTANCE, LATENTS, DIVERGENCE = range(5, 8)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -95,7 +97,15 @@ class DensityModule(pl.LightningModule):
         self.step = 0
         self.improved = False
         self.summary: Summary | None = None
-        self.log_probs: list[Tensor] = []
+        self.running = [
+            statistic
+            for part in model.modules()
+            if getattr(part, "keeps_running_statistics", False)
+            for statistic in part.buffers(recurse=False)
+        ]
+        self.phase = VALIDATION
+        self.parts: list[tuple[int, Tensor]] = []
+        self.log_probs = torch.empty(0)  # of each row of the last evaluation
         self.nfe = meter_of(model)
         self.average: Tensor | None = None
         self.optimizer_state: dict[str, Any] | None = None
@@ -124,15 +134,13 @@ class DensityModule(pl.LightningModule):
         # Lightning drops all gradients at the start and before each validation.
         if self.weights.grad is None:
             tie_gradients(self.weights, self.trained)
-        losses = torch.stack(
-            [
-                self.optimize(optimizer, *batch, self.manual_backward)
-                for batch in minibatches(chunk)
-            ]
-        )
+        steps = (self.optimize(optimizer, *b, self.manual_backward) for b in minibatches(chunk))
+        losses = average(torch.stack(list(steps)))
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):
             raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
+        for statistic in self.running:
+            average(statistic)
         if self.nfe is not None:
             self.nfe.end_chunk()
         return {"losses": losses}
@@ -144,7 +152,10 @@ class DensityModule(pl.LightningModule):
         context: Tensor | None = None,
         backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> Tensor:
-        """One optimizer step on the minibatch ``x``; its loss, left on the device."""
+        """One optimizer step on the minibatch ``x``; its loss, left on the device.
+
+        Of several processes each has a part of the minibatch, and its loss is that of the part.
+        """
         for group in optimizer.param_groups:
             group["lr"] = self.rate()
         optimizer.zero_grad(set_to_none=False)
@@ -152,6 +163,8 @@ class DensityModule(pl.LightningModule):
         weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
         loss = self.objective(self.model, x, context, *weight)
         backward(loss)
+        assert self.weights.grad is not None
+        average(self.weights.grad)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         optimizer.step()
@@ -175,47 +188,62 @@ class DensityModule(pl.LightningModule):
         """Seed torch's generators by the phase and the step, on every rank differently."""
         torch.manual_seed(mix(self.seed, phase, step, self.global_rank))
 
+    def draw_for(self, phase: int, batch: int) -> None:
+        """Seed torch's generators by the phase and a batch of evaluation, whoever evaluates it."""
+        torch.manual_seed(mix(self.seed, phase, batch, 0))
+
     def on_validation_start(self) -> None:
         """Evaluate the averaged weights, and the statistics of the whole training set."""
-        self.begin_evaluation(VALIDATION)
+        self.phase, self.parts = VALIDATION, []
         self.swap_average()
         if self.model.needs_calibration:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.draw_for(VALIDATION, 0)
             self.model.calibrate(data.train, data.labels)
-            self.draw_from(VALIDATION, 0)  # noise that does not depend on the calibration's
 
     def on_test_start(self) -> None:
         """Start collecting log-likelihoods."""
-        self.begin_evaluation(TEST)
+        self.phase, self.parts = TEST, []
         if self.nfe is not None:
             self.nfe.begin_evaluation()
 
     def on_test_epoch_end(self) -> None:
         """Close the count of evaluations."""
+        self.collect()
         if self.nfe is not None:
             self.nfe.end_evaluation()
 
-    def begin_evaluation(self, phase: int) -> None:
-        """Forget earlier log-likelihoods; draw the same noise at every evaluation of a phase."""
-        self.log_probs = []
-        self.draw_from(phase, 0)
-
     def validation_step(self, x: Tensor, batch_idx: int) -> None:
-        """Collect the log-likelihood of each row, or in training the criterion, in nats."""
+        """Keep the log-likelihood of each row, or in training the criterion, in nats.
+
+        Random numbers depend on the batch alone, so that they are the same at every evaluation.
+        """
+        rank, size = place()
+        batch = rank + size * batch_idx
+        self.draw_for(self.phase, batch)
         if self.criterion is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self.log_probs.append(self.criterion(self.model, x).double())
+            values = self.criterion(self.model, x)
         else:
-            self.log_probs.append(self.model.log_prob(x).double())
+            values = self.model.log_prob(x)
+        self.parts.append((batch, values.double()))
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
-        """Collect the log-likelihood of each row, in nats, and what it took to find it."""
+        """Keep the log-likelihood of each row, in nats, and what it took to find it."""
         self.validation_step(x, batch_idx)
         if self.nfe is not None:
             self.nfe.end_batch(len(x))
 
+    def collect(self) -> None:
+        """Put the log-likelihoods (n,) of all processes together, in the order of the rows."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = data.test if self.phase == TEST else data.val
+        parts = ((batch * data.eval_batch_size, part) for batch, part in self.parts)
+        self.log_probs = gather_rows(len(rows), parts, self.device)
+
     def on_validation_epoch_end(self) -> None:
         """Compare with the best validation so far; stop at the end of the run or of patience."""
-        self.summary = summarize(torch.cat(self.log_probs))
+        self.collect()
+        self.summary = summarize(self.log_probs)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.improved = self.selection.update(self.step, self.summary.mean)
             if self.nfe is not None:

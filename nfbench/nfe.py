@@ -1,6 +1,7 @@
 """What continuous flows cost: evaluations of their right-hand side in training and evaluation."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, distributed
 
 from nfbench.density import DensityModel
 from nfbench.errors import OdeError
+from nfbench.processes import add_up, are_many
 from nfbench.transforms.ode import ODE, Nfe, count_nfe, no_evaluations
 
 log = logging.getLogger("nfbench")
@@ -30,8 +32,9 @@ class NfeMeter:
     sampling: Nfe = field(default_factory=no_evaluations)
     evaluation_batch: int = 0  # rows that take the same steps
     sampling_batch: int = 0
-    # Of the estimate of each batch's log-likelihoods over its probes, (B,); None if not known.
-    variances: list[Tensor | None] = field(default_factory=list)
+    # Of the estimates of the evaluation over their probes: rows, the sum of their variances, and
+    # how many are not known.
+    spread: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def odes(self) -> list[ODE]:
@@ -50,7 +53,8 @@ class NfeMeter:
     def begin_evaluation(self) -> None:
         """Forget an earlier evaluation, and those that were no test."""
         count_nfe(self.model, reset=True)
-        self.evaluation, self.evaluation_batch, self.variances = no_evaluations(), 0, []
+        self.evaluation, self.evaluation_batch = no_evaluations(), 0
+        self.spread = (0.0, 0.0, 0.0)
 
     def end_batch(self, n_rows: int) -> None:
         """Take in what was counted in a batch of evaluation."""
@@ -58,11 +62,18 @@ class NfeMeter:
         self.evaluation = add(self.evaluation, counts)
         self.evaluation_batch = max(self.evaluation_batch, n_rows)
         once = counts["evaluation"][0] == len(self.odes)  # not for each of several classes
-        self.variances.append(variance(self.odes) if once else None)
+        variances = variance(self.odes) if once else None
+        known = None if variances is None else variances.double().sum().item()
+        more = (n_rows, 0.0 if known is None else known, n_rows * (known is None))
+        rows, total, unknown = (a + b for a, b in zip(self.spread, more, strict=True))
+        self.spread = rows, total, unknown
 
     def end_evaluation(self) -> None:
         """Close the evaluation; of several processes the sum of theirs counts."""
         self.evaluation = over_processes(self.evaluation)
+        spread = torch.tensor(self.spread, dtype=torch.float64, device=meeting_place())
+        rows, total, unknown = add_up(spread).tolist()
+        self.spread = rows, total, unknown
 
     @torch.no_grad()
     def sample(self, n: int) -> None:
@@ -83,12 +94,13 @@ class NfeMeter:
         self.model.train(training)
 
     def state(self) -> dict[str, Nfe]:
-        """The counts of training as plain values, for a checkpoint."""
-        return {"interval": self.interval, "finished": self.finished}
+        """The counts of training as plain values, for a checkpoint; all processes must call it."""
+        return {"interval": over_processes(self.interval), "finished": self.finished}
 
-    def resume(self, state: dict[str, Nfe]) -> None:
-        """Count on from the state of a checkpoint."""
-        self.interval, self.finished = state["interval"], state["finished"]
+    def resume(self, state: dict[str, Nfe], *, first: bool = True) -> None:
+        """Count on from the state of a checkpoint, which the first process alone takes over."""
+        self.interval = state["interval"] if first else no_evaluations()
+        self.finished = state["finished"]
 
     def describe(self) -> dict[str, Any]:
         """What a record says of the ODEs: solvers, tolerances, probes, evaluations.
@@ -126,11 +138,8 @@ class NfeMeter:
 
     def probes_se(self) -> float | None:
         """The standard error of the mean log-likelihood over the probes; None if not known."""
-        known = [each for each in self.variances if each is not None]
-        if not known or len(known) < len(self.variances):
-            return None
-        variances = torch.cat(known).double()
-        return variances.sum().sqrt().item() / len(variances)
+        n_rows, total, unknown = self.spread
+        return None if unknown or not total else math.sqrt(total) / n_rows
 
 
 def meter_of(model: DensityModel) -> NfeMeter | None:
@@ -168,15 +177,16 @@ def over_processes(counts: Nfe) -> Nfe:
 
     All of them must call it.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return counts
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    table = torch.tensor([counts[name] for name in counts], dtype=torch.int64, device=device)
-    distributed.all_reduce(table)
+    table = torch.tensor([counts[name] for name in counts], device=meeting_place())
     return {
         name: (int(solves), int(evaluations))
-        for name, (solves, evaluations) in zip(counts, table.tolist(), strict=True)
+        for name, (solves, evaluations) in zip(counts, add_up(table).tolist(), strict=True)
     }
+
+
+def meeting_place() -> str:
+    """The device of tensors that processes exchange."""
+    return "cuda" if are_many() and distributed.get_backend() == "nccl" else "cpu"
 
 
 def variance(odes: list[ODE]) -> Tensor | None:

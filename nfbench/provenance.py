@@ -15,6 +15,7 @@ import torch
 from nfbench import __version__
 from nfbench.config import Experiment
 from nfbench.module import DensityModule
+from nfbench.world import world
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy")
 # What a result depends on; a rewritten table or note does not make it dirty.
@@ -73,7 +74,7 @@ def describe(
         "versions": versions(),
         "device": device_name(module.device),
         "precision": "float32",
-        "world_size": 1,
+        "world_size": world().size,
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory_bytes(module.device),

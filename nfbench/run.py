@@ -1,17 +1,16 @@
 """run(experiment) -> Record: the whole path from data to record, fresh or resumed."""
 
 import logging
-import os
 import time
-import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
 from nfbench import checkpoint, provenance, record
@@ -23,14 +22,17 @@ from nfbench.config import Experiment
 from nfbench.data.base import DataModule
 from nfbench.errors import FailedRunError, UsageError
 from nfbench.evaluation import Metrics, describe_likelihood, evaluate
+from nfbench.machine import quiet_lightning, torch_device, trainer
 from nfbench.metrics import bits_per_dim
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
+from nfbench.processes import leave
 from nfbench.record import Record
 from nfbench.signals import StopRequest
 from nfbench.speed import BATCH, Speed, measure
 from nfbench.tracking.session import Session
 from nfbench.training import build_module, build_schedule
+from nfbench.world import world
 
 log = logging.getLogger("nfbench")
 
@@ -47,6 +49,9 @@ def run(
 ) -> Record:
     """Train, select, test and write the record of one cell; go on from its last checkpoint.
 
+    Of several processes (see `world`) the first writes and is tracked; all return the record, but
+    for its audit and its speed.
+
     A finished cell is returned as it is. A run without a number (a loss that is not finite, say)
     leaves a record that says so, and may be tried again. ``wandb`` is ``auto``, ``online``,
     ``offline`` or ``disabled``; W&B shows the run and has no part in the record.
@@ -56,12 +61,13 @@ def run(
             in another process.
         InterruptedRunError: if a signal stopped it; the next call goes on.
     """
-    root = root or record.find_root()
+    root, first = root or record.find_root(), world().is_first
     path = record.record_path(experiment, root)
     directory = record.run_dir(experiment, root)
     directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / "run.lock", blocking=False) if first else nullcontext()
     try:
-        with FileLock(directory / "run.lock", blocking=False):
+        with lock:
             if path.exists() and (found := record.read(path)).status == "done":
                 if not experiment.matches(found):
                     raise UsageError(
@@ -70,12 +76,15 @@ def run(
                 log.info("%s: finished already", path.relative_to(root))
                 return found
             torch.set_num_threads(threads)
-            with StopRequest() as stop, Session(experiment, root, wandb) as session:
+            tracked = wandb if first else "disabled"
+            with StopRequest() as stop, Session(experiment, root, tracked) as session:
                 place = torch_device(device)
                 result = execute(experiment, root, place, compile, bar, stop, session.logger)
                 stop.deferred = True  # there is nothing left to stop
-                log.info("wrote %s", record.write(result, root).relative_to(root))
-                session.report(result)
+                if first:
+                    log.info("wrote %s", record.write(result, root).relative_to(root))
+                    session.report(result)
+                leave()
             return result
     except Timeout:
         raise UsageError(f"{directory}: another process is running this cell") from None
@@ -139,6 +148,7 @@ def prepare(
         experiment.identity(),
         data.fingerprint,
         stop,
+        first=world().is_first,
     )
     if checkpoints.resume(module):
         log.info("going on from step %d (%s)", module.step, checkpoints.last.relative_to(root))
@@ -163,11 +173,12 @@ def train(
     data.schedule, data.step = module.schedule, lambda: module.step
     directory = checkpoints.last.parent
     label = directory.relative_to(root / "runs").as_posix()
-    callbacks = [
-        checkpoints,
-        Curve(directory / "curve.jsonl"),
-        ProgressBar(label, *shown_in(data), bar=bar),
-    ]
+    callbacks: list[Callback] = [checkpoints]
+    if checkpoints.first:
+        callbacks += [
+            Curve(directory / "curve.jsonl"),
+            ProgressBar(label, *shown_in(data), bar=bar),
+        ]
     try:
         trainer(module.device, callbacks, logger).fit(module, datamodule=data)
     except NonFiniteLossError as error:
@@ -214,6 +225,8 @@ def test(
         raise FailedRunError("evaluation refused", str(error), step=module.step) from error
     if not module.step:
         checkpoints.keep(module)  # what calibration alone has fitted
+    if not checkpoints.first:
+        return metrics, Audit(), Speed()
     directory = checkpoints.best.parent
     with replacing(directory / "test_log_prob.npz") as file:
         np.savez_compressed(file, log_prob=values.numpy().astype(np.float32))
@@ -223,25 +236,6 @@ def test(
     if module.nfe is not None:
         module.nfe.sample(BATCH)
     return metrics, audit(module.model, data.test), measure(module.model, data.test)
-
-
-def trainer(
-    device: torch.device, callbacks: list[pl.Callback], logger: Logger | None = None
-) -> pl.Trainer:
-    """Lightning as it is used here: it drives chunks and validations; files and bars are ours."""
-    return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=1,
-        max_epochs=-1,
-        callbacks=callbacks,
-        logger=logger or False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        inference_mode=False,  # in which no divergence of a field can be found by autograd
-    )
 
 
 def describe_model(module: DensityModule, *, failed: bool) -> dict[str, object]:
@@ -263,29 +257,3 @@ def shown_in(data: DataModule) -> tuple[str, Callable[[float], float]]:
         return "nats", float
     n_dims = data.dataset.n_dims
     return "bits/dim", lambda nats: bits_per_dim(nats, n_dims)
-
-
-def torch_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is the GPU if there is one.
-
-    Raises:
-        UsageError: if there is no such device.
-    """
-    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if name == "auto":
-        name = here[-1]
-    if name not in here:
-        raise UsageError(f"device: expected auto or one of {', '.join(here)}; got {name!r}")
-    # A convolution that rounds its factors to ten bits moves likelihoods by hundredths of nats.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if name == "cpu":
-        # Adam looks for a GPU at every step; the way Lightning sets here takes it 50 us.
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    return torch.device(name)
-
-
-def quiet_lightning() -> None:
-    """Keep Lightning's advice, meant for loaders with workers, out of the log."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for module in ("pytorch_lightning", "lightning_fabric"):
-        warnings.filterwarnings("ignore", module=module)

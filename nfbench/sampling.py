@@ -19,6 +19,7 @@ from nfbench.flows.preprocessed import Preprocessed
 from nfbench.imaging import write_grid, write_points
 from nfbench.inspection import load_trained
 from nfbench.latent import Codec, levels
+from nfbench.machine import torch_device
 from nfbench.pages import (
     Page,
     Request,
@@ -31,7 +32,6 @@ from nfbench.pages import (
     redrawn,
     sampled,
 )
-from nfbench.run import torch_device
 from nfbench.vae import VAE
 
 N_REAL, N_REDRAWN = 16, 8  # images

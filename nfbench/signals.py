@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a flag while training, an exception otherwise. Imports no torch."""
+"""Ctrl-C, SIGTERM and SIGUSR1, by which SLURM announces the end of a job's time.
+
+A flag while training, an exception otherwise. Imports no torch.
+"""
 
 import logging
 import signal
@@ -7,7 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 log = logging.getLogger("nfbench")
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class InterruptedRunError(RuntimeError):
@@ -26,8 +29,8 @@ class StopRequest:
     InterruptedRunError at once.
     """
 
-    def __init__(self) -> None:
-        self.deferred = False
+    def __init__(self, *, deferred: bool = False) -> None:
+        self.deferred = deferred
         self.received: signal.Signals | None = None
         self.previous: dict[signal.Signals, Any] = {}
 
@@ -51,6 +54,12 @@ class StopRequest:
         """Take the signals over, from whoever did so in between."""
         for number in STOPPING:
             install(number, self.handle)
+
+    def admit(self) -> None:
+        """Let signals through from here on, one that came meanwhile at once."""
+        self.deferred = False
+        if self.received is not None:
+            raise InterruptedRunError(self.received)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal, or raise."""

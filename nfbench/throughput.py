@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from nfbench import inspection, provenance, record
-from nfbench.data.base import DataModule, gather
+from nfbench.data.base import DataModule
+from nfbench.data.batches import gather
 from nfbench.flat import tie_gradients
 from nfbench.flops import count_flops
 from nfbench.inspection import Trained
+from nfbench.machine import torch_device
 from nfbench.module import DensityModule
 from nfbench.record import Record
-from nfbench.run import torch_device
 from nfbench.speed import BATCH, Speed, cycled, described, measure, tried
 from nfbench.training import build_module, build_schedule
 

@@ -26,10 +26,11 @@ from nfbench.config import load
 from nfbench.data.base import DataModule
 from nfbench.data.dataset import Dataset, Splits
 from nfbench.density import DensityModel
+from nfbench.machine import trainer
 from nfbench.module import DensityModule
 from nfbench.objectives import Objective, maximum_likelihood
 from nfbench.record import Record
-from nfbench.run import run, trainer
+from nfbench.run import run
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
 from nfbench.signals import StopRequest

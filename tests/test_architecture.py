@@ -46,6 +46,7 @@ TORCH_FREE = {
     "atomic": "",
     "signals": "",
     "logs": "",
+    "world": "",
     "signatures": "",
     "selection": "",
     "schedule": "errors",
@@ -90,6 +91,8 @@ TORCH_FREE = {
 }
 TORCH = {
     "flat": "",
+    "processes": "world",
+    "machine": "errors processes world",
     "metrics": "",
     "density": "metrics",
     "checkpoint": "atomic errors",
@@ -101,17 +104,18 @@ TORCH = {
     "resnet_vae": "distributions metrics nets vae",
     "objectives": "density flows nets transforms vae",
     "data.augment": "",
-    "data.base": "data data.augment errors schedule seeds",
-    "nfe": "density errors transforms",
-    "module": "density flat metrics nfe objectives schedule seeds selection",
-    "callbacks": "checkpoint config curve errors metrics module nfe record signals",
-    "provenance": "config module",
+    "data.batches": "data.augment errors schedule seeds",
+    "data.base": "data data.augment data.batches errors schedule seeds",
+    "nfe": "density errors processes transforms",
+    "module": "density flat metrics nfe objectives processes schedule seeds selection",
+    "callbacks": "checkpoint config curve errors metrics module nfe processes record signals",
+    "provenance": "config module world",
     "audit": "density distributions flows transforms vae",
     "latent": "audit density flows transforms",
     "pictures": "data.base density flows latent signals",
     "speed": "density signals",
     "flops": "signals",
-    "evaluation": "data data.base errors flows metrics module objectives vae",
+    "evaluation": "data data.base errors flows metrics module objectives processes vae",
     "teacher": "checkpoint config density errors record",
     "build_vae": "config data distributions flows nets resnet_vae sections vae",
     "build": "build_vae config data data.base density errors flows sections transforms",
@@ -120,26 +124,29 @@ TORCH = {
     "tracking.logger": "signals tracking.identity tracking.mode",
     "tracking.session": "config errors figures imaging portrait provenance record signals"
     " tracking.identity tracking.logger tracking.mode",
-    "run": "atomic audit build callbacks checkpoint config data.base errors evaluation metrics"
-    " module pictures provenance record signals speed tracking.session training",
+    "run": "atomic audit build callbacks checkpoint config data.base errors evaluation machine"
+    " metrics module pictures processes provenance record signals speed tracking.session"
+    " training world",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
     "inspection": "audit build checkpoint config data.base density errors record",
-    "throughput": "data.base flat flops inspection module provenance record run speed training",
+    "throughput": "data.base data.batches flat flops inspection machine module provenance record"
+    " run speed training",
     "pages": "density errors flows imaging latent transforms vae",
-    "sampling": "atomic density errors flows imaging inspection latent pages record run vae",
+    "sampling": "atomic density errors flows imaging inspection latent machine pages record run"
+    " vae",
     "launch.estimate": "build config data flat training",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record"
     " rendering tables",
-    "launch.measure": "launch.plan launch.reproduce record rendering run tables throughput"
-    " tradeoff",
+    "launch.measure": "launch.plan launch.reproduce machine record rendering run tables"
+    " throughput tradeoff",
     "launch": "",
     "cli_compare": "comparison",
     "cli_data": "data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
     "cli_speed": "catalog errors launch.measure throughput verdict",
-    "sweeps.trial": "config errors provenance run signals sweeps.study",
+    "sweeps.trial": "config errors machine provenance run signals sweeps.study",
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate signals sweeps.pages sweeps.result sweeps.space"
@@ -150,7 +157,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_table": "catalog cli_sweep errors rendering tables",
     "cli": "cli_compare cli_data cli_report cli_sample cli_speed cli_sweep cli_table cli_wandb"
     " config data errors inspection launch.reproduce logs plots record run signals summary"
-    " tradeoff",
+    " tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

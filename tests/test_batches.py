@@ -7,12 +7,13 @@ from harness import Rows, normal_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfbench.data.base import BatchOrder, DataModule, RowLoader, permutation
+from nfbench.data.base import DataModule
+from nfbench.data.batches import BatchOrder, RowLoader, permutation
 from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(0, 40)).map(
-    lambda t: (t[0] * t[1] + t[2], t[0], t[1])  # rows, batch size, ranks
+    lambda t: (t[0] * t[1] + t[2], t[0] * t[1], t[1])  # rows, batch size, ranks
 )
 
 
@@ -36,8 +37,8 @@ def test_an_epoch_visits_each_row_at_most_once_over_all_ranks(
     n, batch_size, world_size = sizes
     orders = [BatchOrder(n, batch_size, seed, rank, world_size) for rank in range(world_size)]
     seen = torch.cat([order.epoch(epoch).flatten() for order in orders]).tolist()
-    assert len(seen) == len(set(seen)) == orders[0].steps_per_epoch * batch_size * world_size
-    assert n - len(seen) < batch_size * world_size
+    assert len(seen) == len(set(seen)) == orders[0].steps_per_epoch * batch_size
+    assert n - len(seen) < batch_size
     assert set(seen) <= set(range(n))
 
 
@@ -61,7 +62,7 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 
 def test_the_ranks_share_out_the_batches_of_one_process() -> None:
     one = BatchOrder(101, 12, 5)
-    three = [BatchOrder(101, 4, 5, rank, 3) for rank in range(3)]
+    three = [BatchOrder(101, 12, 5, rank, 3) for rank in range(3)]
     assert one.steps_per_epoch == three[0].steps_per_epoch == 8
     together = torch.cat([order.indices(0, 20) for order in three], dim=1)
     assert torch.equal(together, one.indices(0, 20))
@@ -80,9 +81,9 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int) -> None:
         BatchOrder(10, batch_size, 0)
 
 
-def test_a_batch_that_the_ranks_cannot_fill_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected 1 to 5 rows on each of 2 ranks, got 6"):
-        BatchOrder(10, 6, 0, 0, 2)
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a multiple of the 2 processes .* got 5"):
+        BatchOrder(10, 5, 0, 0, 2)
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 40))
@@ -113,6 +114,17 @@ def test_evaluation_sees_every_row_once_and_in_order() -> None:
     loader = RowLoader(rows, 5)
     assert len(loader) == len(list(loader)) == 4
     assert torch.equal(torch.cat(list(loader)), rows)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5])
+def test_evaluation_deals_whole_batches_out_to_the_ranks(world_size: int) -> None:
+    rows = torch.arange(17)
+    loaders = [RowLoader(rows, 5, rank, world_size) for rank in range(world_size)]
+    dealt = [list(loader) for loader in loaders]
+    assert [len(loader) for loader in loaders] == [len(batches) for batches in dealt]
+    for i, batch in enumerate(rows.split(5)):
+        assert torch.equal(dealt[i % world_size].pop(0), batch)
+    assert not any(dealt)
 
 
 def test_training_needs_a_schedule() -> None:

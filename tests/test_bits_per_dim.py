@@ -21,9 +21,10 @@ from nfbench.errors import UsageError
 from nfbench.evaluation import describe_likelihood, evaluate
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
+from nfbench.machine import trainer
 from nfbench.module import TEST, VALIDATION
 from nfbench.record import Record, run_dir
-from nfbench.run import run, trainer
+from nfbench.run import run
 from nfbench.seeds import mix
 from nfbench.training import build_module, build_schedule
 from nfbench.transforms.base import Compose

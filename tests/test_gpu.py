@@ -12,7 +12,8 @@ from torch import Tensor
 from nfbench.config import load
 from nfbench.flows.flow import Flow
 from nfbench.inspection import inspect
-from nfbench.run import run, torch_device
+from nfbench.machine import torch_device
+from nfbench.run import run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,14 +11,15 @@ from harness import CPU, Location, Rows, fit, normal_rows
 from torch import Tensor, nn
 
 from nfbench import checkpoint
-from nfbench.data.base import BatchOrder, DataModule
+from nfbench.data.base import DataModule
+from nfbench.data.batches import BatchOrder
 from nfbench.flat import flatten, tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.machine import trainer
 from nfbench.metrics import summarize
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.objectives import maximum_likelihood
-from nfbench.run import trainer
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
 
@@ -264,6 +265,6 @@ def test_lightning_evaluates_without_training() -> None:
     data.setup()
     module = DensityModule(Location(), maximum_likelihood, CONSTANT, Selection())
     trainer(CPU, []).test(module, datamodule=data, verbose=False)
-    values = torch.cat(module.log_probs)
+    values = module.log_probs
     assert values.dtype == torch.float64
     torch.testing.assert_close(values.float(), Location()(torch.from_numpy(dataset.splits.test)))

@@ -175,7 +175,7 @@ def test_a_test_value_that_is_not_finite_is_a_failure(
     def spoiled(module: DensityModule, x: Tensor, batch_idx: int) -> None:
         values = module.model.log_prob(x).double()
         values[7] = -math.inf  # of either evaluation batch
-        module.log_probs.append(values)
+        module.parts.append((batch_idx, values))
 
     write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
     monkeypatch.setattr(DensityModule, "test_step", spoiled)

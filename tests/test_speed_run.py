@@ -16,7 +16,8 @@ from nfbench.cli import main
 from nfbench.config import load
 from nfbench.errors import UsageError
 from nfbench.inspection import load_trained
-from nfbench.run import run, torch_device
+from nfbench.machine import torch_device
+from nfbench.run import run
 from nfbench.throughput import is_measured, measure_all, measure_run
 
 SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10, "clip_norm": 1.0})

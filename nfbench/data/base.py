@@ -4,9 +4,7 @@ A training set that is memory-mapped stays on the host: it is gathered there, an
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,126 +15,11 @@ from nfbench.errors import UsageError
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 
-from .augment import AUGMENTATIONS, augment, binarize
+from .augment import AUGMENTATIONS, binarize
+from .batches import BatchOrder, ChunkLoader, RowLoader
 from .dataset import Dataset, Splits, fingerprint
 
-AUGMENT, WHOLE = 3, 4  # streams of random numbers of their own, beside the phases of module.py
-
-
-@dataclass(frozen=True)
-class BatchOrder:
-    """The rows of batch t: a pure function of (seed, epoch, rank), so a resume needs no state.
-
-    Each epoch is a fresh permutation of the ``n`` rows, shared out among ``world_size`` ranks; the
-    ragged end of an epoch (fewer than batch_size x world_size rows, others each time) is dropped.
-
-    Raises:
-        UsageError: if a batch is empty, or needs more rows than there are.
-    """
-
-    n: int
-    batch_size: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.n // self.world_size:
-            ranks = f" on each of {self.world_size} ranks" if self.world_size > 1 else ""
-            raise UsageError(
-                f"data.batch_size: expected 1 to {self.n // self.world_size} rows{ranks}, "
-                f"got {self.batch_size}"
-            )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
-        return self.n // (self.batch_size * self.world_size)
-
-    def indices(self, start: int, stop: int) -> Tensor:
-        """Row numbers of the batches start, ..., stop - 1, shape (stop - start, batch_size)."""
-        parts = []
-        while start < stop:
-            epoch, first = divmod(start, self.steps_per_epoch)
-            last = min(first + stop - start, self.steps_per_epoch)
-            parts.append(self.epoch(epoch)[first:last])
-            start += last - first
-        return torch.cat(parts)
-
-    def epoch(self, epoch: int) -> Tensor:
-        """All row numbers of an epoch on this rank, shape (steps_per_epoch, batch_size)."""
-        width = self.batch_size * self.world_size
-        order = permutation(self.n, self.seed, epoch)[: self.steps_per_epoch * width]
-        return order.view(-1, self.world_size, self.batch_size)[:, self.rank]
-
-
-@lru_cache(maxsize=2)
-def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of n rows that depends on seed and epoch alone."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
-
-
-class ChunkLoader:
-    """The training batches up to the next validation, in chunks (k, batch_size, *event).
-
-    With ``labels`` each chunk is a pair, the labels (k, batch_size) second. It starts from the
-    step that ``step()`` tells, so a resumed run goes on where it was cut; what ``changes``, names
-    in ``AUGMENTATIONS``, draw depends on seed, rank and the chunk's first step alone. So do, from
-    ``stochastic`` rows, the binary ones.
-    """
-
-    def __init__(
-        self,
-        rows: Tensor,
-        labels: Tensor | None,
-        order: BatchOrder,
-        schedule: Schedule,
-        step: Callable[[], int],
-        *,
-        device: torch.device,
-        changes: Sequence[str] = (),
-        stochastic: bool = False,
-    ) -> None:
-        self.rows, self.labels = rows, labels
-        self.order, self.schedule, self.step = order, schedule, step
-        self.device, self.changes, self.stochastic = device, changes, stochastic
-
-    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        start = self.step()
-        for stop in self.schedule.chunk_ends(start):
-            index = self.order.indices(start, stop)
-            rows = self.changed(gather(self.rows, index).to(self.device), start)
-            yield rows if self.labels is None else (rows, gather(self.labels, index))
-            start = stop
-
-    def changed(self, chunk: Tensor, start: int) -> Tensor:
-        """The chunk (k, batch_size, *event) that starts at a step, with the random changes."""
-        if not (self.changes or self.stochastic):
-            return chunk
-        seed = mix(self.order.seed, AUGMENT, start, self.order.rank)
-        generator = torch.Generator(chunk.device).manual_seed(seed)
-        if self.changes:
-            chunk = augment(chunk.flatten(0, 1), self.changes, generator).view_as(chunk)
-        return binarize(chunk, generator) if self.stochastic else chunk
-
-
-def gather(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows (*index.shape, *event) of (N, *event) that an index of any shape names."""
-    flat = index.flatten().to(rows.device)
-    return rows.index_select(0, flat).view(*index.shape, *rows.shape[1:])
-
-
-class RowLoader:
-    """All rows of a split once, in order, in batches as large as ``batch_size``."""
-
-    def __init__(self, rows: Tensor, batch_size: int) -> None:
-        self.rows, self.batch_size = rows, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.rows.split(self.batch_size))
+WHOLE = 4  # a stream of random numbers of its own, beside the phases of module.py
 
 
 class DataModule(pl.LightningDataModule):
@@ -144,7 +27,7 @@ class DataModule(pl.LightningDataModule):
 
     Args:
         dataset: where the arrays come from.
-        batch_size: training rows in one optimizer step, on each rank.
+        batch_size: training rows in one optimizer step, of all ranks together.
         seed: of the batch order (the run's seed).
         data_seed: of the data set itself, where it is synthetic or its split depends on one.
         eval_batch_size: rows in one evaluation batch.
@@ -226,12 +109,14 @@ class DataModule(pl.LightningDataModule):
         }
 
     @property
+    def place(self) -> tuple[int, int]:
+        """The rank of this process in training, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
     def order(self) -> BatchOrder:
         """The order of the training batches on this rank."""
-        rank, world_size = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        return BatchOrder(len(self.rows), self.batch_size, self.seed, rank, world_size)
+        return BatchOrder(len(self.rows), self.batch_size, self.seed, *self.place)
 
     def train_dataloader(self) -> ChunkLoader:
         """Chunks of training batches, as ``schedule`` cuts them."""
@@ -249,12 +134,12 @@ class DataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> RowLoader:
-        """The validation rows in order."""
-        return RowLoader(self.val, self.eval_batch_size)
+        """The rank's batches of the validation rows."""
+        return RowLoader(self.val, self.eval_batch_size, *self.place)
 
     def test_dataloader(self) -> RowLoader:
-        """The test rows in order."""
-        return RowLoader(self.test, self.eval_batch_size)
+        """The rank's batches of the test rows."""
+        return RowLoader(self.test, self.eval_batch_size, *self.place)
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -60,7 +60,7 @@ def reason(job: Job, device: str, threads: int, again: bool) -> str:
         return f"left out: its run is {job.state}"
     if not (record.run_dir(job.experiment, job.root) / "best.pt").is_file():
         return "left out: its record is here, its weights are not"
-    from nfbench.run import torch_device
+    from nfbench.machine import torch_device
     from nfbench.throughput import is_measured
 
     kept = record.read(record.record_path(job.experiment, job.root))

@@ -11,7 +11,8 @@ import torch
 from nfbench import provenance
 from nfbench.config import Experiment
 from nfbench.errors import FailedRunError, UsageError
-from nfbench.run import describe_model, prepare, torch_device, train, trainer
+from nfbench.machine import torch_device, trainer
+from nfbench.run import describe_model, prepare, train
 from nfbench.signals import StopRequest
 
 from .study import Outcome

@@ -1,0 +1,178 @@
+"""A run of several processes gives what one gives: the same rows, sums, counts and statistics."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import MAF, begin, changed, comparable, exit_code, write_table
+
+from nfbench import checkpoint, record
+from nfbench.config import load
+from nfbench.curve import read_curve
+from nfbench.record import Record
+from nfbench.run import run
+from nfbench.signals import InterruptedRunError
+from nfbench.world import World, world
+
+DIGITS: dict[str, Any] = {
+    "title": "Digits",
+    "flow": {"name": "gaussian"},
+    "preprocess": {"dequantize": "uniform"},
+    "training": {"max_steps": 0, "eval_batch_size": 64},
+    "cells": {"digits": {}},
+}
+# Batch normalization would take its statistics from the parts of a batch.
+TRAINED = changed(MAF, flow={"batch_norm": False}, training={"eval_batch_size": 3000})
+FFJORD: dict[str, Any] = {
+    "title": "FFJORD",
+    "flow": {"name": "ffjord", "hidden": [8], "blocks": 1, "atol": 1e-3, "rtol": 1e-3},
+    "data": {"batch_size": 20},
+    "training": {"max_steps": 4, "validate_every": 4, "chunk": 2, "eval_batch_size": 1500},
+    "cells": {"pinwheel": {}},
+}
+REALNVP: dict[str, Any] = {
+    "title": "Real NVP",
+    "flow": {"name": "realnvp_image", "features": 4, "blocks": 1, "scales": 1},
+    "preprocess": {"dequantize": "uniform", "logit": 0.05},
+    "data": {"batch_size": 20},
+    "training": {"max_steps": 6, "validate_every": 3, "chunk": 3, "eval_batch_size": 64},
+    "cells": {"digits": {}},
+}
+
+
+def member(root: Path, row: str, cell: str, rank: int, size: int, port: int) -> None:
+    """One of the processes of a run, as torchrun starts them."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in (names | meeting).items()})
+    try:
+        run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu", wandb="disabled")
+    except InterruptedRunError:
+        os._exit(130)
+    os._exit(0)
+
+
+def start(root: Path, row: str, cell: str, size: int) -> list[Any]:
+    """Start a run of some processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [begin(member, root, row, cell, rank, size, port) for rank in range(size)]
+
+
+def of(size: int, root: Path, row: str, cell: str) -> Record:
+    """The record of a run of some processes, below a root of its own."""
+    if size == 1:
+        return run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
+    processes = start(root, row, cell, size)
+    assert [exit_code(process, 120) for process in processes] == [0] * size
+    return record.read(record.record_path(load(f"tiny/{row}", cell, root=root), root))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_an_evaluation_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, size: int
+) -> None:
+    """Noise is drawn for batches, which stay whole; 300 test rows are five batches of 64."""
+    alone, shared = (
+        of(n, write_table(tmp_path / str(n), gaussian=DIGITS), "gaussian", "digits")
+        for n in (1, size)
+    )
+    assert shared.metrics == alone.metrics
+    assert shared.metrics["test/n"] == 300
+    assert shared.audit == alone.audit
+    assert (alone.provenance["world_size"], shared.provenance["world_size"]) == (1, size)
+
+
+def test_training_takes_the_same_steps_up_to_rounding(tmp_path: Path) -> None:
+    alone, shared = (
+        of(n, write_table(tmp_path / str(n), maf=TRAINED), "maf", "pinwheel") for n in (1, 2)
+    )
+    for key, value in alone.metrics.items():
+        assert shared.metrics[key] == (None if value is None else pytest.approx(value, abs=1e-4))
+    assert shared.model == alone.model
+    assert shared.experiment == alone.experiment
+
+
+def test_evaluations_of_a_field_are_those_of_one_process(tmp_path: Path) -> None:
+    alone, shared = (
+        of(n, write_table(tmp_path / str(n), ffjord=FFJORD), "ffjord", "pinwheel") for n in (1, 2)
+    )
+    ours, theirs = shared.likelihood["nfe"], alone.likelihood["nfe"]
+    assert set(ours) == set(theirs)
+    assert ours["evaluation"] == pytest.approx(theirs["evaluation"], rel=0.05)
+    assert ours["forward"] == pytest.approx(theirs["forward"], rel=0.3)
+    assert shared.metrics["test/log_likelihood"] == pytest.approx(
+        alone.metrics["test/log_likelihood"], abs=2e-2
+    )
+
+
+def test_running_statistics_are_alike_in_all_processes(tmp_path: Path) -> None:
+    """Else their validations would not be of the weights and statistics that are kept."""
+    root = write_table(tmp_path, realnvp=REALNVP)
+    found = of(2, root, "realnvp", "digits")
+    curve = read_curve(root / "runs" / "tiny" / "realnvp" / "digits" / "0" / "curve.jsonl")
+    validated = {line["step"]: line["val_log_likelihood"] for line in curve}
+    assert found.metrics["val/log_likelihood"] == validated[found.model["best_step"]]
+
+
+@pytest.mark.parametrize("row", ["maf", "ffjord"])
+def test_a_run_that_was_told_to_stop_goes_on_to_the_same_record(tmp_path: Path, row: str) -> None:
+    rows = {"maf": TRAINED, "ffjord": changed(FFJORD, training={"max_steps": 40})}
+    cut, whole = (write_table(tmp_path / name, **rows) for name in ("cut", "whole"))
+    last = cut / "runs" / "tiny" / row / "pinwheel" / "0" / "last.pt"
+    processes = start(cut, row, "pinwheel", 2)
+    while not last.exists():
+        assert processes[0].is_alive()
+        time.sleep(0.01)
+    os.kill(processes[1].pid, signal.SIGUSR1)  # one alone is told
+    assert [exit_code(process, 120) for process in processes] == [130, 130]
+    step = checkpoint.load(last)["step"]
+    assert 0 < step < (100 if row == "maf" else 40)
+    records = [of(2, root, row, "pinwheel") for root in (cut, whole)]
+    assert comparable(records[0]) == comparable(records[1])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    root = write_table(tmp_path, maf=changed(TRAINED, data={"batch_size": 21}))
+    processes = start(root, "maf", "pinwheel", 2)
+    assert 0 not in [exit_code(process, 60) for process in processes]
+    assert not (root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, World()),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}, World()),  # no step
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_STEP_NUM_NODES": "2",
+                "SLURM_PROCID": "3",
+                "SLURM_LOCALID": "1",
+            },
+            World(4, 3, 1, 2, "srun"),
+        ),
+        (
+            {
+                "TORCHELASTIC_RUN_ID": "x",
+                "WORLD_SIZE": "8",
+                "RANK": "5",
+                "LOCAL_RANK": "1",
+                "LOCAL_WORLD_SIZE": "4",
+            },
+            World(8, 5, 1, 2, "torchrun"),
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, World()),  # left over from something else
+    ],
+)
+def test_what_started_the_processes_says_how_many_there_are(
+    environ: dict[str, str], expected: World
+) -> None:
+    assert world(environ) == expected
+    assert world(environ).is_first == (expected.rank == 0)
