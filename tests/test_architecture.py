@@ -70,6 +70,7 @@ TORCH_FREE = {
     "plots": "catalog config errors figures portrait record",
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
+    "launch.profile": "errors record settings",
 }
 TORCH = {
     "flat": "",
