@@ -13,6 +13,7 @@ from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
+from nfbench.cli_slurm import slurm
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -274,3 +275,4 @@ main.add_command(compare)
 main.add_command(report)
 main.add_command(sample)
 main.add_command(data)
+main.add_command(slurm)

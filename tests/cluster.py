@@ -92,7 +92,8 @@ class Cluster:
     def submit(self, script: str, *options: object, cwd: Path | None = None, **more: str) -> str:
         """Submit a shell script; its job id."""
         text = script if script.startswith("#!") else f"#!/bin/bash\n{script}\n"
-        return self.call("sbatch", "--parsable", *options, text=text, cwd=cwd, **more).strip()
+        words = ("sbatch", "--parsable", "--output=/dev/null", *options)
+        return self.call(*words, text=text, cwd=cwd, **more).strip()
 
     def jobs(self, job: str) -> list[dict[str, str]]:
         """The fields of a job, or of every task of an array that has a record of its own."""

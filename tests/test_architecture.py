@@ -71,6 +71,13 @@ TORCH_FREE = {
     "launch.plan": "catalog config errors record settings",
     "launch.local": "launch.plan signals",
     "launch.profile": "errors record settings",
+    "launch.commands": "errors",
+    "launch.finding": "",
+    "launch.limits": "launch.commands launch.finding launch.profile settings",
+    "launch.checkup": "data",
+    "launch.examination": "launch.checkup launch.commands launch.finding launch.profile record",
+    "launch.doctor": "launch.commands launch.examination launch.finding launch.limits"
+    " launch.profile",
 }
 TORCH = {
     "flat": "",
@@ -115,8 +122,9 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_data": "data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
-    "cli": "catalog cli_compare cli_data cli_report cli_sample config data errors inspection"
-    " launch.reproduce logs plots record rendering run signals summary tables",
+    "cli_slurm": "launch.doctor launch.profile record",
+    "cli": "catalog cli_compare cli_data cli_report cli_sample cli_slurm config data errors"
+    " inspection launch.reproduce logs plots record rendering run signals summary tables",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

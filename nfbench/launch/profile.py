@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class Profile:
     `gpus` and `mem` are of a node, `cpus` of a process; `pack` cells run side by side in one job
     and share its GPUs; `throttle` is how many jobs of an array run at once; `signal_seconds`
     before the limit a cell is asked to save and stop, to go on up to `max_restarts` times.
-    `setup` are shell lines that come first, `container` words that stand before a command.
+    `setup` are shell lines that come first, `container` words that stand before a command;
+    `python` is by default the interpreter that submits, in a container the first one there.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Profile:
     max_restarts: int = 10
     setup: list[str] = field(default_factory=list)
     container: str | None = None
+    python: str | None = None
     env: dict[str, str] = field(default_factory=dict)
     sbatch: list[str] = field(default_factory=list)
 
@@ -140,9 +143,10 @@ def check(profile: Profile, level: Level) -> None:
     check_agreement(profile, level)
     for option in profile.sbatch:
         check_option(option, level)
-    for line in [*profile.setup, profile.container or ""]:
+    for line in [*profile.setup, profile.container or "", profile.python or ""]:
         if CONTROL.search(line):
-            raise level.error("setup, container", f"expected single lines, got {line!r}")
+            message = f"expected single lines, got {line!r}"
+            raise level.error("setup, container or python", message)
     for name, value in profile.env.items():
         check_variable(name, value, level.section("env"))
     container_words(profile, level)
@@ -246,6 +250,8 @@ def preamble(profile: Profile) -> list[str]:
     return [own, *exports, *profile.setup]
 
 
-def inside(profile: Profile, *words: str) -> str:
-    """A command as one shell line, in the profile's container."""
-    return shlex.join([*shlex.split(profile.container or ""), *words])
+def inside(profile: Profile, *arguments: str) -> str:
+    """`python ...` as one shell line, in the profile's container."""
+    container = shlex.split(profile.container or "")
+    python = profile.python or ("python" if container else sys.executable)
+    return shlex.join([*container, python, *arguments])
