@@ -97,7 +97,7 @@ def test_jobs_run_as_the_other_user_who_started_the_cluster(short_path: Path) ->
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
     script = """
-        cd "$1" && export CLUSTER_PORT=32600
+        cd "$1" && export CLUSTER_PORT=$2
         eval "$(./local-cluster up "$1/c" 2)"
         srun --nodes=2 --ntasks-per-node=1 id -un
         ./local-cluster down "$1/c" && ls -A "$1"
@@ -106,7 +106,7 @@ def test_jobs_run_as_the_other_user_who_started_the_cluster(short_path: Path) ->
     shutil.copy(SCRIPT, short_path)
     short_path.chmod(0o777)
     done = subprocess.run(
-        [*words, script, "bash", str(short_path)],
+        [*words, script, "bash", str(short_path), str(32_000 + 100 * (os.getpid() % 7))],
         capture_output=True,
         text=True,
         timeout=120,

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from cluster import Cluster, until
+from cluster import Cluster
 
 from nfbench.cli import main
 from nfbench.launch import examination
@@ -199,11 +198,12 @@ def test_a_doctor_that_is_interrupted_leaves_no_job(
     process = subprocess.Popen(
         [sys.executable, "-m", "nfbench", "slurm", "doctor", str(file)],
         env=cluster.environment(NFBENCH_ROOT=str(tmp_path)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    until(lambda: len(cluster.queue()) == 2)
-    time.sleep(0.2)  # in which it gets from the job's number to waiting
+    assert process.stdout is not None
+    assert any(" is sent" in line for line in process.stdout)
+    assert len(cluster.queue()) == 2
     process.send_signal(signal.SIGINT)
     assert process.wait(30) != 0
     assert cluster.queue() == [full]

@@ -14,7 +14,7 @@ from nfbench import record
 
 from .checkup import ANSWER, MARK, TOKEN
 from .commands import CommandError, call, records
-from .finding import Finding, fault, ok
+from .finding import Finding, fault, note, ok
 from .profile import Profile, directives, inside, preamble, seconds
 
 TIME = "00:02:00"
@@ -88,6 +88,7 @@ def examine(profile: Profile, root: Path, wait: float) -> Iterator[Finding | Ans
         yield fault("job", str(error))
         return
     try:
+        yield note("job", f"{job} is sent, and may wait {wait:g} s for its turn")
         fields = follow(job, wait)
     except BaseException:
         call("scancel", "--quiet", job)
