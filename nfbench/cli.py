@@ -15,6 +15,7 @@ from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
+from nfbench.cli_slurm import slurm
 from nfbench.cli_speed import speed
 from nfbench.cli_sweep import sweep
 from nfbench.cli_table import table
@@ -274,3 +275,4 @@ main.add_command(sweep)
 main.add_command(data)
 main.add_command(wandb_group)
 main.add_command(leaderboard)
+main.add_command(slurm)

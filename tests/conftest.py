@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+import cluster as slurm
 import pytest
 import torch
 
@@ -50,3 +51,25 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def running_cluster() -> Iterator[slurm.Cluster]:
+    """A SLURM of four nodes on this machine, one for all tests of a worker."""
+    if not slurm.installed():
+        pytest.skip("needs SLURM: slurm/local-cluster install")
+    with slurm.running() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(
+    running_cluster: slurm.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[slurm.Cluster]:
+    """The cluster with nothing in its queue, which the test's own process sees as its own."""
+    for name in slurm.strays():
+        monkeypatch.delenv(name)
+    for name, value in running_cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    yield running_cluster
+    running_cluster.cancel_all()

@@ -88,6 +88,14 @@ TORCH_FREE = {
     "sweeps.pages": "catalog errors record sweeps.figure sweeps.result",
     "sweeps.study": "config errors record seeds sweeps.space",
     "launch.local": "launch.plan signals",
+    "launch.profile": "errors record settings",
+    "launch.commands": "errors",
+    "launch.finding": "",
+    "launch.limits": "launch.commands launch.finding launch.profile settings",
+    "launch.checkup": "data",
+    "launch.examination": "launch.checkup launch.commands launch.finding launch.profile record",
+    "launch.doctor": "launch.commands launch.examination launch.finding launch.limits"
+    " launch.profile",
 }
 TORCH = {
     "flat": "",
@@ -154,10 +162,11 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
     " sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "record tracking.push tracking.sync",
+    "cli_slurm": "launch.doctor launch.profile record",
     "cli_table": "catalog cli_sweep errors rendering tables",
-    "cli": "cli_compare cli_data cli_report cli_sample cli_speed cli_sweep cli_table cli_wandb"
-    " config data errors inspection launch.reproduce logs plots record run signals summary"
-    " tradeoff world",
+    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_sweep cli_table"
+    " cli_wandb config data errors inspection launch.reproduce logs plots record run signals"
+    " summary tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}
