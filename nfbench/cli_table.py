@@ -1,5 +1,7 @@
 """`nfbench table`: tables and the pages of sweeps, from the records."""
 
+from collections.abc import Sequence
+
 import click
 
 from nfbench.cli_sweep import sweep_pages
@@ -33,22 +35,42 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
         nfbench table --all --check
     """
     from nfbench import rendering
-    from nfbench.catalog import load_table, table_names
+    from nfbench.catalog import table_names
 
-    chosen = table_names() if every else names
-    if not chosen:
-        raise UsageError(f"table: expected a name or --all (tables: {', '.join(table_names())})")
-    for name in chosen:
-        if check and every and not load_table(name).committed:
-            continue
-        if check:
-            rendering.check(name)
-            click.echo(f"{name}: the committed table is what the records give")
-            continue
+    if every == bool(names):
+        known = ", ".join(table_names())
+        raise UsageError(f"table: expected names of tables or --all (tables: {known})")
+    if check:
+        check_tables(names)
+        return
+    for name in names or table_names():
         rendering.write(name)
         show_table(name, form)
     if every:
-        sweep_pages(check=check)
+        sweep_pages(check=False)
+
+
+def check_tables(names: Sequence[str]) -> None:
+    """Check tables, or all there are and whatever else is in results/; tell all that is wrong.
+
+    Raises:
+        UsageError: anything is.
+    """
+    from nfbench import archive, rendering
+    from nfbench.catalog import load_table, table_names
+
+    wrong = [] if names else list(archive.strays())
+    for name in names or [name for name in table_names() if load_table(name).committed]:
+        try:
+            rendering.check(name)
+        except UsageError as error:
+            wrong.append(str(error))
+        else:
+            click.echo(f"{name}: the committed table is what the records give")
+    if wrong:
+        raise UsageError("\n".join(wrong))
+    if not names:
+        sweep_pages(check=True)
 
 
 def show_table(name: str, form: str) -> None:

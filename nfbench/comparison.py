@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy import stats
@@ -104,6 +105,11 @@ def find_runs(target: str, root: Path) -> Runs:
     if not records:
         place = folder.relative_to(root)
         raise UsageError(f"{target}: expected finished runs in {place}, got none; run it first")
+    if len({each.experiment["config_hash"] for each in records}) > 1:
+        raise UsageError(
+            f"{target}: expected runs of the same settings, got several; name one by its seed, or "
+            f"move the stale ones away from {folder.relative_to(root)}"
+        )
     values = np.stack([log_likelihoods(each, root) for each in records])
     return Runs("/".join(names), records, values)
 
@@ -121,8 +127,11 @@ def log_likelihoods(record: Record, root: Path) -> np.ndarray:
             f"{place}: expected the log-likelihoods of {record_path(record, root).name}, got no "
             f"such file; they stay where the run was: {record.provenance['command']}"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        values = arrays["log_prob"].astype(np.float64)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = arrays["log_prob"].astype(np.float64)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise UsageError(f"{place}: expected log-likelihoods, got {error}") from error
     n, mean = record.metrics["test/n"], record.metrics["test/log_likelihood"]
     if len(values) != n or not math.isclose(values.mean(), mean, rel_tol=1e-5, abs_tol=1e-5):
         raise UsageError(
@@ -181,6 +190,8 @@ def spread(runs: Runs) -> str:
     """The mean of some runs, and how far they are apart."""
     means = runs.means
     text = f"{means.mean():.4f} nats"
+    if reduced := runs.records[0].experiment["reduced"]:
+        text += f" (reduced budget: {reduced})"
     if len(means) == 1:
         return f"{text}, seed {runs.records[0].seed}"
     return f"{text}, standard deviation {means.std(ddof=1):.4f} over {len(means)} seeds"

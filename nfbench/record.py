@@ -4,8 +4,7 @@
     results/<table>/<row>/<cell>/<seed>.json  what a run gave
     runs/<table>/<row>/<cell>/<seed>/         its checkpoints and curves
 
-A record that exists is a cell that is done; its file carries the hash of its content. A run with
-overrides is kept in runs/<table>/<row>/<cell>/<seed>-<hash of the overrides>/record.json.
+A record that exists is a cell that is done; its file carries the hash of its content.
 """
 
 import hashlib
@@ -104,9 +103,7 @@ class Record:
         check_keys("model", self.model)
         check_keys("data", self.data)
         kind = self.likelihood.get("kind")
-        expect(
-            kind in LIKELIHOODS, f"likelihood.kind: expected one of {LIKELIHOODS}, got {kind!r}"
-        )
+        expect(kind in LIKELIHOODS, f"likelihood.kind: expected {LIKELIHOODS}, got {kind!r}")
         for key in ("test/log_likelihood", "test/log_likelihood_se", "test/n"):
             expect(self.metrics.get(key) is not None, f"metrics.{key}: missing")
         for key, value in self.metrics.items():
@@ -264,10 +261,17 @@ def save(record: Record, path: Path) -> None:
 def amend(record: Record, root: Path | None = None, **sections: dict[str, Any]) -> Path:
     """Puts what was found anew of the same weights, an audit or their speed, into a record.
 
-    All other sections stay as they are.
+    All other sections stay as its file has them.
+
+    Raises:
+        UsageError: its file is of another run by now.
     """
     path = record_path(record, root)
-    save(replace(record, **cast(Any, sections)), path)
+    with FileLock(run_dir(record, root) / "record.lock"):
+        found = read(path)
+        same = found.provenance["finished"] == record.provenance["finished"]
+        expect(same, f"{path}: expected the record of the same run, got another one")
+        save(replace(found, **cast(Any, sections)), path)
     return path
 
 

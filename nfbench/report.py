@@ -29,8 +29,6 @@ PICTURES = {"": "Densities and samples", "_speed": "Accuracy against the cost of
 VERDICTS = (*MARKS, "measured")
 FACTS = ("command", "device", "precision", "threads", "world_size", "seconds", "finished")
 
-Curve = list[dict[str, float]]
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -133,9 +131,9 @@ def line_of(entry: Entry, shown: dict[str, str], exact: dict[str, str]) -> Line:
 
 
 def sort_key(text: str) -> float | str:
-    """A number where the text is one, else the text."""
+    """The number that a text is or ends in, as `10 / 10` does, else the text."""
     try:
-        return float(text)
+        return float(text.rpartition(" / ")[2])
     except ValueError:
         return text
 

@@ -181,7 +181,8 @@ def meaning(view: View) -> Iterator[str]:
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
-        yield f"Reproduced: the gap, ours less the paper's, is within the largest ±{band(view)}."
+        yield f"Reproduced: the gap, ours less the paper's, is within the larger ±{band(view)}."
+        yield "Inconclusive: it is not, but within our error over the seeds."
     yield "Stale: the settings or the data have changed since the run."
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "

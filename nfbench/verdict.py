@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -95,7 +96,8 @@ def judge(
     elif experiment.reduced or any(r.experiment["reduced"] for r in fresh):
         verdict = "reduced budget"
     else:
-        verdict = compare(experiment, column, ours, points, seeds)
+        mean_error = None if seeds is None else multiple * seeds / sqrt(len(values))
+        verdict = compare(experiment, column, ours, points, mean_error)
     return Entry(
         experiment=experiment,
         column=column,
@@ -176,20 +178,23 @@ def compare(
     column: Column,
     ours: float,
     points: float | None,
-    seeds: float | None,
+    mean_error: float | None,
 ) -> str:
     """`reproduced` within the largest +- or the equivalence band, else `better` or `short`.
 
-    `measured` beside nothing.
+    A difference that our mean over the seeds is no surer of (`mean_error`) is `inconclusive`, so
+    that runs that scatter reproduce nothing. `measured` beside nothing.
     """
     if experiment.reported is None:
         return "measured"
     gain = ours - experiment.reported.value
     if column.direction == "lower":
         gain = -gain
-    errors = experiment.reported.uncertainty, points, seeds, column.equivalence
+    errors = experiment.reported.uncertainty, points, column.equivalence
     if abs(gain) <= max(error or 0.0 for error in errors) + ROUNDING:
         return "reproduced"
+    if abs(gain) <= (mean_error or 0.0):
+        return "inconclusive"
     return "better" if gain > 0 else "short"
 
 

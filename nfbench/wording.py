@@ -10,6 +10,7 @@ MARKS = {
     "reproduced": "✓",
     "better": "▲",
     "short": "▼",
+    "inconclusive": "≈",
     "reduced budget": "◐",
     "stale": "?",
     "failed": "✗",

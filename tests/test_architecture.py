@@ -163,7 +163,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "record tracking.push tracking.sync",
     "cli_slurm": "launch.doctor launch.profile record",
-    "cli_table": "catalog cli_sweep errors rendering tables",
+    "cli_table": "archive catalog cli_sweep errors rendering tables",
     "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_sweep cli_table"
     " cli_wandb config data errors inspection launch.reproduce logs plots record run signals"
     " summary tradeoff world",

@@ -100,7 +100,7 @@ MISTAKES = [
     ((*RUN, "data.batch_size=0"), "data.batch_size: expected at least 1, got 0"),
     ((*RUN, "--device", "tpu"), "device: expected auto or one of cpu"),
     ((*RUN, "--seed=-1"), "seed: expected a non-negative integer, got -1"),
-    (("table",), "table: expected a name or --all (tables: tiny)"),
+    (("table",), "table: expected names of tables or --all (tables: tiny)"),
     (("table", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
     (("reproduce", "tinny"), "unknown table 'tinny'; did you mean 'tiny'?"),
     (("reproduce", "tiny", "--row", "maff"), "unknown row 'maff' of tiny; did you mean 'maf'?"),

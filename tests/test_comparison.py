@@ -14,6 +14,7 @@ from nfbench.config import load
 from nfbench.errors import UsageError
 from nfbench.record import Record
 from nfbench.run import run
+from nfbench.seal import config_hash
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,23 @@ def test_log_likelihoods_that_are_gone_or_of_another_run_are_told(
     np.savez_compressed(path, log_prob=np.ones(10, np.float32))
     with pytest.raises(UsageError, match=r"10 log-likelihoods of mean 0, as its record has, got"):
         compare("tiny/a/pinwheel", "tiny/b/pinwheel", tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match="expected log-likelihoods, got"):
+        compare("tiny/a/pinwheel", "tiny/b/pinwheel", tmp_path)
     path.unlink()
     with pytest.raises(UsageError, match="got no such file; they stay where the run was"):
         compare("tiny/a/pinwheel", "tiny/b/pinwheel", tmp_path)
+
+
+def test_runs_of_other_settings_are_not_averaged(tmp_path: Path, template: Record) -> None:
+    config = template.experiment["config"]
+    config = config | {"training": config["training"] | {"max_steps": 7}}
+    stale = template.experiment | {"config": config, "config_hash": config_hash(config)}
+    keep(tmp_path, template, "a", 0, np.zeros(10))
+    keep(tmp_path, replace(template, experiment=stale), "a", 1, np.zeros(10))
+    with pytest.raises(UsageError, match="expected runs of the same settings, got several"):
+        compare("tiny/a/pinwheel", "tiny/a/pinwheel/0", tmp_path)
+    assert compare("tiny/a/pinwheel/0", "tiny/a/pinwheel/1", tmp_path).difference == 0
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def test_records_come_by_row_cell_and_seed(tmp_path: Path) -> None:
     assert order == [("made", 0), ("maf_5", 2), ("maf_5", 10)]
 
 
+def test_amendments_by_two_at_once_are_both_kept(tmp_path: Path) -> None:
+    record.write(make(), tmp_path)
+    one, other = (record.read(tmp_path / "results/small/maf_5/power/0.json") for _ in range(2))
+    record.amend(one, tmp_path, audit={"log_det_error": 1.0})
+    record.amend(other, tmp_path, speed={"samples_per_second": 2.0})
+    (found,) = archive.records("small", tmp_path)
+    assert (found.audit, found.speed) == ({"log_det_error": 1.0}, {"samples_per_second": 2.0})
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "section_missing": (lambda r: r.pop("audit"), "audit"),
     "section_unknown": (lambda r: r.update(extra={}), "extra"),
@@ -256,7 +265,9 @@ def test_root_is_the_variable_or_the_nearest_folder_with_experiments(
 
 def test_committed_records_stand_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(record.__file__).parents[1]
-    for path in (root / "results").glob("*/*/*/*.json"):
+    paths = list((root / "results").glob("*/*/*/*.json"))
+    assert len(paths) > 100
+    for path in paths:
         found = record.read(path)
         assert (root / "experiments" / found.table / f"{found.row}.yaml").is_file(), path
 
