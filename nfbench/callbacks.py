@@ -100,8 +100,8 @@ class Checkpoints(pl.Callback):
         self.stop.deferred = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let signals through again."""
-        self.stop.deferred = False
+        """Let signals through again, and one that came after the last save."""
+        self.stop.admit()
 
     def on_train_batch_end(
         self,

@@ -1,12 +1,14 @@
 """A run of several processes gives what one gives: the same rows, sums, counts and statistics."""
 
 import os
+import shutil
 import signal
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import MAF, begin, changed, comparable, exit_code, write_table
 
@@ -135,6 +137,45 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_record(tmp_path: Path, 
     assert 0 < step < (100 if row == "maf" else 40)
     records = [of(2, root, row, "pinwheel") for root in (cut, whole)]
     assert comparable(records[0]) == comparable(records[1])
+
+
+def as_launched(processes: list[Any], seconds: float = 60.0) -> list[int]:
+    """How processes end under srun or torchrun, which end all if one fails; [] if none ends."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(process.is_alive() for process in processes):
+        if any(process.exitcode for process in processes):
+            for process in processes:
+                process.terminate()
+                if exit_code(process, 5) is None:
+                    process.kill()
+        time.sleep(0.05)
+    ended = [exit_code(process, 5) for process in processes]
+    return [] if None in ended else ended
+
+
+@pytest.mark.slow
+def test_processes_that_are_told_to_stop_at_any_moment_end_and_go_on(tmp_path: Path) -> None:
+    """30 signals to both, as SLURM sends them: in imports, steps, validation, test and audit."""
+    row = changed(TRAINED, training={"max_steps": 3000, "validate_every": 100})
+    cut, whole = (write_table(tmp_path / name, maf=row) for name in ("cut", "whole"))
+    expected = of(2, whole, "maf", "pinwheel")
+    draws, codes = np.random.default_rng(0), []
+    while len(codes) < 30:
+        processes = start(cut, "maf", "pinwheel", 2)
+        time.sleep(draws.uniform(0.0, 8.0))
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, draws.choice([signal.SIGUSR1, signal.SIGTERM]))
+        ended = as_launched(processes)
+        assert ended, f"hangs after signal {len(codes)}"
+        codes.append(ended)
+        if ended == [0, 0]:
+            found = of(2, cut, "maf", "pinwheel")
+            assert comparable(found) == comparable(expected)
+            for folder in ("runs", "results"):
+                shutil.rmtree(cut / folder)
+    assert sum(ended != [0, 0] for ended in codes) > 20
+    assert comparable(of(2, cut, "maf", "pinwheel")) == comparable(expected)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
