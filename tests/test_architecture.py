@@ -86,7 +86,7 @@ TORCH_FREE = {
     "sweeps.result": "errors record seal sweeps.space",
     "sweeps.figure": "figures sweeps.result",
     "sweeps.pages": "catalog errors record sweeps.figure sweeps.result",
-    "sweeps.study": "config errors record seeds sweeps.space",
+    "sweeps.study": "config errors record seeds signals sweeps.space",
     "launch.local": "launch.plan signals",
     "launch.profile": "errors record settings",
     "launch.commands": "errors",

@@ -90,6 +90,17 @@ def test_a_trial_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     assert [line["step"] for line in read_curve(folder / "curve.jsonl")] == [20, 40]
 
 
+def test_a_trial_that_kills_every_process_ends_as_failed(tmp_path: Path) -> None:
+    sweep = load_sweep("small", write_sweep(tmp_path, space=SPACE))
+    for _ in range(3):
+        assert exit_code(begin(work_until_killed, tmp_path, STEP, 1)) == -signal.SIGKILL
+        assert [t.state for t in Study(sweep).trials()] == ["running"]
+    assert work(sweep, device="cpu")
+    found = result.read(tmp_path / "results/sweeps/small.json")
+    assert [trial["state"] for trial in found.trials] == ["failed", "done", "done", "done"]
+    assert found.trials[0]["reason"] == "3 processes died of it, see their log"
+
+
 def test_processes_share_a_sweep_and_run_each_trial_once(
     tmp_path: Path, uncut: list[tuple[list[str], float]]
 ) -> None:
