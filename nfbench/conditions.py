@@ -11,9 +11,10 @@ def conditions(measured: Record) -> str:
 
     Of what a run measured itself it names the kind of device alone, which was the run's.
     """
-    own, speed = measured.provenance, measured.speed
-    where: Mapping[str, Any] = speed if "precision" in speed else own
-    return f"{where['device']}, threads {speed.get('threads')}, {where['precision']}"
+    speed: Mapping[str, Any] = measured.speed
+    device = (speed if "precision" in speed else measured.provenance)["device"]
+    # Densities and samples, unlike training, are always in it.
+    return f"{device}, threads {speed.get('threads')}, {speed.get('precision', 'float32')}"
 
 
 def alike(records: Iterable[Record], name: str) -> tuple[str, list[Record]]:
