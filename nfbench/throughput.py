@@ -133,6 +133,7 @@ def conditions(device: torch.device, step: int) -> Speed:
 
 
 def is_measured(kept: Record, device: torch.device, threads: int) -> bool:
-    """Whether a record has a whole measurement under the conditions of today."""
+    """Whether a record has a whole measurement under the conditions of today, with samples."""
     today = conditions(device, 0) | {"threads": threads}
-    return all(kept.speed.get(name) == today[name] for name in CONDITIONS)
+    same = all(kept.speed.get(name) == today[name] for name in CONDITIONS)
+    return same and "samples_per_second" in kept.speed

@@ -196,6 +196,9 @@ def test_measured_under_the_same_conditions(root: Path) -> None:
     speeds = throughput.conditions(cpu, 3)
     record.amend(kept, root, speed={**kept.speed, **speeds})
     kept = record.read(path_of(root))
+    assert not is_measured(kept, cpu, torch.get_num_threads())  # the samples failed
+    record.amend(kept, root, speed={**kept.speed, "samples_per_second": 3.0})
+    kept = record.read(path_of(root))
     assert is_measured(kept, cpu, torch.get_num_threads())
     assert not is_measured(kept, cpu, torch.get_num_threads() + 1)
 
