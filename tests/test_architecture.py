@@ -86,7 +86,7 @@ TORCH_FREE = {
     "sweeps.space": "config errors record settings",
     "sweeps.result": "errors record seal sweeps.space",
     "sweeps.figure": "figures sweeps.result",
-    "sweeps.pages": "catalog errors record sweeps.figure sweeps.result",
+    "sweeps.pages": "catalog record rendering sweeps.figure sweeps.result",
     "sweeps.study": "config errors record seeds signals sweeps.space",
     "launch.local": "launch.plan signals",
     "launch.profile": "errors record settings",
@@ -158,8 +158,8 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "sweeps.trial": "config errors machine provenance run signals sweeps.study",
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
-    "sweeps.launch": "data errors launch.estimate signals sweeps.pages sweeps.result sweeps.space"
-    " sweeps.study",
+    "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
+    " sweeps.space sweeps.study",
     "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
     " sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "record tracking.push tracking.sync",
