@@ -88,6 +88,8 @@ def report(found: "Measurement") -> Iterator[str]:
         f"by {speed['device']}, threads {speed['threads']}, {speed['precision']}, torch "
         f"{speed['versions']['torch']}; weights of step {speed['step']}, {found.checkpoint}"
     )
+    if (training := speed.get("training_precision", speed["precision"])) != speed["precision"]:
+        yield f"training in {training}"
     flops = {name: speed.get(f"{key}_flops") for name, key in KINDS.items()}
     counted = [f"{name} {value:.3g}" for name, value in flops.items() if value is not None]
     yield f"FLOPs an example: {', '.join(counted) or 'not counted'}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import rich.box
@@ -10,6 +9,7 @@ import rich.table
 
 from nfbench import tables
 from nfbench.catalog import table_names
+from nfbench.conditions import alike
 from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, run_dir
 from nfbench.tables import View
@@ -26,6 +26,7 @@ TEXT = (  # columns of text; in the others are numbers or nothing
     "verdict",
     "likelihood",
     "audit",
+    "speed on",
     "hardware",
     "commit",
     "runs",
@@ -57,7 +58,8 @@ def lines(view: View, link: Callable[[Record], str]) -> list[Line]:
     """A line for each cell, by model and data; the same of the same records.
 
     The +- are the published one, ours over test points and ours over seeds; `link` tells where a
-    run is to be found.
+    run is to be found. Samples in a second are at the best size of batch, which `nfbench speed`
+    finds, on what is named beside them; the hardware is that of the training.
     """
     found = [line(entry, link) for entry in view.entries]
     return sorted(found, key=lambda each: (str(each["model"]), str(each["data"])))
@@ -86,27 +88,13 @@ def line(entry: Entry, link: Callable[[Record], str]) -> Line:
         "audit": entry.audited.finding if entry.audited else "",
         "nfe": mean_of(records, "nfe/evaluation"),
         "nfe of samples": mean_of(records, "nfe/sampling"),
-        "samples/s": mean(map(samples_per_second, records)),
+        "samples/s": mean_of(records, "speed/samples_per_second"),
+        "speed on": alike(records, "samples_per_second")[0],
         "parameters": mean_of(records, "model/n_parameters"),
         "hardware": listed(str(record.provenance["device"]) for record in records),
         "commit": listed(commit(record) for record in records),
         "runs": " ".join(link(record) for record in records),
     }
-
-
-def samples_per_second(record: Record) -> float | None:
-    """How many samples a run's model draws in a second; None if it was not measured."""
-    found = record.speed.get("samples_per_second")
-    if isinstance(found, int | float):
-        return float(found)
-    milliseconds, batch = record.speed.get("sample_ms"), record.speed.get("batch")
-    return 1000.0 * batch / milliseconds if milliseconds and batch else None
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are known."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def listed(words: Iterable[str]) -> str:

@@ -58,6 +58,12 @@ def device_name(device: torch.device) -> str:
     return f"CPU {models[0]}" if models else f"CPU {platform.machine()}"
 
 
+def precision(experiment: Experiment) -> str:
+    """In what a run trains: the flow always in float32, its nets perhaps in less."""
+    nets = experiment.flow.get("net_dtype", "float32")
+    return "float32" if nets == "float32" else f"float32, nets in {nets}"
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held: on the accelerator, else resident in this process."""
     if device.type == "cuda":
@@ -73,7 +79,7 @@ def describe(
     return {
         "versions": versions(),
         "device": device_name(module.device),
-        "precision": "float32",
+        "precision": precision(experiment),
         "world_size": world().size,
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),

@@ -86,8 +86,8 @@ class Record:
             section = getattr(self, field.name)
             if field.name not in ("version", "status", "failure"):
                 expect(isinstance(section, dict), f"{field.name}: expected an object")
-        check_keys("experiment", self.experiment)
-        check_keys("provenance", self.provenance)
+        check_keys("experiment", self.experiment, KEYS["experiment"])
+        check_keys("provenance", self.provenance, KEYS["provenance"])
         overrides = self.experiment["overrides"]
         expect(isinstance(overrides, list | tuple), f"overrides: got {overrides!r}")
         check_address(self)
@@ -96,12 +96,12 @@ class Record:
         else:
             expect(not self.metrics, "metrics: a failed record carries none")
             expect(isinstance(self.failure, dict), "failure: a failed record says why")
-            check_keys("failure", self.failure or {})
+            check_keys("failure", self.failure or {}, KEYS["failure"])
 
     def _check_done(self) -> None:
         expect(self.failure is None, "failure: a record that is done carries none")
-        check_keys("model", self.model)
-        check_keys("data", self.data)
+        check_keys("model", self.model, KEYS["model"])
+        check_keys("data", self.data, KEYS["data"])
         kind = self.likelihood.get("kind")
         expect(kind in LIKELIHOODS, f"likelihood.kind: expected {LIKELIHOODS}, got {kind!r}")
         for key in ("test/log_likelihood", "test/log_likelihood_se", "test/n"):
@@ -143,10 +143,11 @@ def expect(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
-def check_keys(section: str, values: dict[str, Any]) -> None:
-    """Raises `UsageError` unless the keys of a section are exactly those that KEYS lists."""
-    wrong = set(values) ^ set(KEYS[section].split())
-    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {KEYS[section]}")
+def check_keys(section: str, values: Any, keys: str) -> None:
+    """Raises `UsageError` unless `values` is an object with exactly these keys."""
+    expect(isinstance(values, dict), f"{section}: expected an object")
+    wrong = set(values) ^ set(keys.split())
+    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {keys}")
 
 
 def check_version(version: object) -> None:

@@ -46,11 +46,16 @@ def check(name: str, root: Path | None = None) -> None:
     if found := list(faults(name, root)):
         raise UsageError("\n".join([f"{name}: {len(found)} at fault in its records", *found]))
     for path, today in rendered(name, root):
-        place = path.relative_to(root).as_posix()
-        committed = path.read_text(encoding="utf-8") if path.exists() else ""
-        if committed != today:
-            lines = difflib.unified_diff(
-                committed.splitlines(), today.splitlines(), place, "the records", lineterm="", n=1
-            )
-            message = f"{place} is not what the records give; run `nfbench table {name}`"
-            raise UsageError("\n".join([message, *lines]))
+        compare(path, today, root, f"nfbench table {name}")
+
+
+def compare(path: Path, today: str, root: Path, command: str) -> None:
+    """Raises `UsageError`, with the difference, unless a file is what the command would render."""
+    place = path.relative_to(root).as_posix()
+    committed = path.read_text(encoding="utf-8") if path.exists() else ""
+    if committed != today:
+        lines = difflib.unified_diff(
+            committed.splitlines(), today.splitlines(), place, "the records", lineterm="", n=1
+        )
+        message = f"{place} is not what the records give; run `{command}`"
+        raise UsageError("\n".join([message, *lines]))

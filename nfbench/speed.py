@@ -60,9 +60,9 @@ def measure(
 
     ``log_prob_ms`` and ``sample_ms`` are medians, ``..._quartiles`` the first and third quartile
     of ``..._repeats`` calls in evaluation mode, after one that does not count; fewer than
-    ``repeats`` where more would take longer than ``seconds``, and that first one alone where it
-    does. They are of ``batch`` rows. Of more batch sizes than this one ``climb`` takes as many as
-    pay, and there are ``log_probs_per_second``, ``samples_per_second`` and curves as well.
+    ``repeats``, but at least one, where more would take longer than ``seconds``. They are of
+    ``batch`` rows. Of more batch sizes than this one ``climb`` takes as many as pay, and there
+    are ``log_probs_per_second``, ``samples_per_second`` and curves as well.
     Random numbers of others stay as they are. What fails is left out, with a warning: no time is
     worth a run.
     """
@@ -141,13 +141,13 @@ def climb(
 def timed(
     call: Callable[[], object], device: torch.device, repeats: int, seconds: float
 ) -> list[float]:
-    """The seconds of up to ``repeats`` calls, not of the first unless it takes all the time."""
+    """The seconds of one to ``repeats`` calls, as there is time for, after one to warm up."""
+    clock(call, device)
     end = time.perf_counter() + seconds
-    first = clock(call, device)
-    times: list[float] = []
-    while len(times) < repeats and time.perf_counter() + first < end:
+    times = [clock(call, device)]
+    while len(times) < repeats and time.perf_counter() + times[0] < end:
         times.append(clock(call, device))
-    return times or [first]
+    return times
 
 
 def clock(call: Callable[[], object], device: torch.device) -> float:

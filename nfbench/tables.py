@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from nfbench.archive import records
 from nfbench.catalog import Extra, Table, load_table
+from nfbench.conditions import alike
 from nfbench.config import resolve
 from nfbench.data import DATA
 from nfbench.record import Record, find_root
@@ -50,8 +51,8 @@ class View:
         return tuple(dict.fromkeys(note for entry in self.entries for note in remarks(entry)))
 
 
-def build(name: str, root: Path | None = None, *, more: Sequence[str] = ()) -> View:
-    """Judges every cell of a table by the records there are, with more numbers than it shows.
+def build(name: str, root: Path | None = None) -> View:
+    """Judges every cell of a table by the records there are.
 
     Raises:
         UsageError: a table, row or record that cannot be read.
@@ -69,7 +70,7 @@ def build(name: str, root: Path | None = None, *, more: Sequence[str] = ()) -> V
             found.get((row, cell), []),
             multiple=table.ours_multiple,
             fingerprints=fingerprints,
-            extra=[*table.extra, *more],
+            extra=table.extra,
         )
         for row in table.rows
         for cell in table.cells(row)
@@ -167,6 +168,15 @@ def heading(table: Table) -> str:
     return ", ".join(filter(None, [f"{paper.authors} ({paper.year})", title, table.source])) + "."
 
 
+def on(view: View, name: str) -> str:
+    """Under which conditions a further number of the speed was measured; nothing of others."""
+    section, _, key = name.removeprefix("-").partition("/")
+    if section != "speed":
+        return ""
+    found = sorted({alike(entry.records, key)[0] for entry in view.entries} - {""})
+    return f", on {'; '.join(found)}" if found else ""
+
+
 def meaning(view: View) -> Iterator[str]:
     """What the numbers are, and what each +- means."""
     groups: dict[str, list[str]] = {}
@@ -176,7 +186,8 @@ def meaning(view: View) -> Iterator[str]:
     for what, headings in groups.items():
         yield f"{', '.join(headings)}: {what}."
     for name, extra in view.table.extra.items():
-        yield f"{extra.heading}: `{name}`{f' in {extra.unit}' if extra.unit else ''}."
+        unit = f" in {extra.unit}" if extra.unit else ""
+        yield f"{extra.heading}: `{name}`{unit}{on(view, name)}."
     yield f"Ours is the mean over the seeds. ± test points: {view.table.uncertainty.ours}."
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:

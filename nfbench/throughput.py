@@ -97,6 +97,7 @@ def training(trained: Trained, device: torch.device, root: Path) -> Speed:
     curve = tried("training step", step, device, sizes)
     return {
         "training_batch": batch,
+        "training_precision": provenance.precision(experiment),
         **described("training", "training_examples", curve, batch, whole=True),
         "training_flops": each(count_flops("training step", step(batch)), batch),
     }
@@ -117,7 +118,10 @@ def steps_of(module: DensityModule, data: DataModule) -> Callable[[int], Callabl
 
 
 def conditions(device: torch.device, step: int) -> Speed:
-    """What a time depends on but for the model, and when it was taken; of weights of this step."""
+    """What a time depends on but for the model, and when it was taken; of weights of this step.
+
+    The precision is that of densities and samples, which training may fall short of.
+    """
     return {
         "device": provenance.device_name(device),
         "threads": torch.get_num_threads(),
@@ -129,6 +133,7 @@ def conditions(device: torch.device, step: int) -> Speed:
 
 
 def is_measured(kept: Record, device: torch.device, threads: int) -> bool:
-    """Whether a record has a whole measurement under the conditions of today."""
+    """Whether a record has a whole measurement under the conditions of today, with samples."""
     today = conditions(device, 0) | {"threads": threads}
-    return all(kept.speed.get(name) == today[name] for name in CONDITIONS)
+    same = all(kept.speed.get(name) == today[name] for name in CONDITIONS)
+    return same and "samples_per_second" in kept.speed

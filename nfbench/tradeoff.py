@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,16 +12,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from nfbench import archive, record, tables
+from nfbench import tables
 from nfbench.catalog import Column
+from nfbench.conditions import alike, conditions
 from nfbench.config import Experiment
 from nfbench.errors import UsageError
 from nfbench.figures import FRAME, LABEL, TITLE, save
-from nfbench.record import Record
+from nfbench.record import find_root
 from nfbench.verdict import Entry
 
 INCHES = (4.2, 3.4)  # one panel
-RATE = "speed/samples_per_second"
+RATE = "samples_per_second"
 FAMILIES = {  # by what makes one way cheap and the other dear: color, and the flows
     "autoregressive": ("tab:blue", "made made_mog maf maf_mog nsf/autoregressive"),
     "inverse autoregressive": ("tab:orange", "iaf"),
@@ -57,12 +58,14 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
 
     A row of panels for each column of the table that has a measured run: on the left milliseconds
     a sample at the best size of batch, on the right the passes of the networks that a sample
-    waits for, of all runs with an audit. Stale runs are left out.
+    waits for, of all runs with an audit. Stale runs are left out, and on the left those that were
+    not measured under the conditions of the most.
     """
-    root = root or record.find_root()
-    view = tables.build(table_name, root, more=(RATE,))
+    root = root or find_root()
+    view = tables.build(table_name, root)
     shown = [e for e in view.entries if e.ours is not None and e.verdict != "stale"]
-    measured = {e.experiment.cell for e in shown if e.extra[RATE]}
+    where, together = alike((r for entry in shown for r in entry.records), RATE)
+    measured = {record.cell for record in together}
     columns = {cell: column for cell, column in view.table.columns.items() if cell in measured}
     if not columns:
         return None
@@ -73,7 +76,7 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
         figure.subplots(len(columns), 2, squeeze=False), columns.items(), strict=True
     ):
         entries = [entry for entry in shown if entry.experiment.cell == cell]
-        timed = [mark(e, 1000 / rate) for e in entries if (rate := e.extra[RATE])]
+        timed = [mark(e, cost) for e in entries if (cost := cost_of(e, where)) is not None]
         counted = [mark(e, n) for e in entries if (n := passes_of(e)) is not None]
         labels |= fill(axes[0], column, timed) | fill(axes[1], column, counted)
         axes[0].set_xscale("log")
@@ -82,7 +85,7 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
         axes[1].set_xlim(-0.5, 3 * max(1, axes[1].dataLim.xmax))
         axes[0].set_xlabel("milliseconds a sample, at the best size of batch", fontsize=LABEL)
         axes[1].set_xlabel("passes of the networks a sample, one after another", fontsize=LABEL)
-    figure.supxlabel(caption(table_name, root), fontsize=LABEL)
+    figure.supxlabel(caption(shown, where), fontsize=LABEL)
     title = f"{view.table.title}: accuracy against the cost of a sample"
     add_legend(figure, title, {family_of(entry.experiment) for entry in shown})
     place_all(figure, labels)
@@ -109,6 +112,12 @@ def mark(entry: Entry, cost: float) -> Mark:
     error = entry.points if entry.seeds is None else entry.seeds
     value = 0.0 if entry.ours is None else entry.ours
     return Mark(entry.experiment.title, color, cost, value, error or 0.0)
+
+
+def cost_of(entry: Entry, where: str) -> float | None:
+    """Milliseconds a sample, by the mean of the rates measured under these conditions."""
+    rates = [r.speed[RATE] for r in entry.records if r.speed.get(RATE) and conditions(r) == where]
+    return 1000 / fmean(rates) if rates else None
 
 
 def passes_of(entry: Entry) -> int | None:
@@ -173,19 +182,14 @@ def add_legend(figure: Figure, title: str, families: Collection[tuple[str, str]]
     )
 
 
-def caption(table_name: str, root: Path) -> str:
-    """On what the times were taken, and what the bars mean."""
-    places = {place_of(r) for r in archive.records(table_name, root) if "precision" in r.speed}
+def caption(shown: Sequence[Entry], where: str) -> str:
+    """On what the times were taken, who has others, and what the bars mean."""
+    left = [e for e in shown if alike(e.records, RATE)[1] and cost_of(e, where) is None]
+    others = f" (measured otherwise and left out: {len(left)})" if left else ""
     return (
-        f"Times: {'; '.join(sorted(places))}. Bars: standard deviation over seeds, "
+        f"Times: {where}{others}. Bars: standard deviation over seeds, "
         "of one seed the ± over test points."
     )
-
-
-def place_of(measured: Record) -> str:
-    """Device, threads and precision of a measurement."""
-    speed: dict[str, Any] = measured.speed
-    return f"{speed['device']}, threads {speed['threads']}, {speed['precision']}"
 
 
 def place_all(figure: Figure, labels: Labels) -> None:

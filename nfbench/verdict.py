@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nfbench.catalog import Column
+from nfbench.conditions import alike
 from nfbench.config import Experiment
 from nfbench.errors import UsageError
 from nfbench.record import Record
@@ -222,7 +223,13 @@ def place(record: Record) -> str:
 
 
 def mean_of(records: Sequence[Record], name: str) -> float | None:
-    """The mean of a further number over those of some records that have it; none if none has."""
+    """The mean of a further number over those of some records that have it; none if none has.
+
+    One of the speed is only over those that were measured alike.
+    """
+    section, _, key = name.removeprefix("-").partition("/")
+    if section == "speed":
+        _, records = alike(records, key)
     found = [further(record, name) for record in records]
     return fmean(known) if (known := [value for value in found if value is not None]) else None
 

@@ -19,7 +19,7 @@ from nfbench.launch import local
 from nfbench.launch import reproduce as reproduce_module
 from nfbench.launch.estimate import estimate
 from nfbench.launch.local import launch
-from nfbench.launch.plan import Job, plan
+from nfbench.launch.plan import plan
 from nfbench.run import run
 
 BOTH = {"cells": {"pinwheel": {}, "checkerboard": {}}}
@@ -126,13 +126,13 @@ def test_a_cell_that_fails_or_crashes_stops_no_other_and_is_listed_at_the_end(
 
     started: list[str] = []
 
-    def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        started.append(job.name)
+    def start(command: Sequence[str], log: Path, root: Path) -> subprocess.Popen[bytes]:
+        started.append(command[2])
         return subprocess.Popen(["true"])
 
     monkeypatch.setattr(local, "start", start)
     shown = reproduce()
-    assert started == ["tiny/crashing/pinwheel/0"]
+    assert started == ["tiny/crashing"]
     assert shown.exit_code == 1
     assert "failed: tiny/diverging/pinwheel/0" in shown.output
 
@@ -140,18 +140,20 @@ def test_a_cell_that_fails_or_crashes_stops_no_other_and_is_listed_at_the_end(
 def test_a_second_call_runs_nothing(
     root: Path, reproduce: Reproduce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(command: Sequence[str], log: Path, root: Path) -> subprocess.Popen[bytes]:
+        job = jobs[len(started)]
         started.append(job.name)
         options = ["--device", "cpu", "--threads", "1", "--no-bar"]
         assert list(command) == [*job.experiment.command, *options]
+        assert log == job.log
         finish(root, job.experiment.row, job.experiment.cell)
         return subprocess.Popen(["true"])
 
-    started: list[str] = []
+    jobs, started = plan("tiny", root=root), list[str]()
     monkeypatch.setattr(local, "start", start)
     first, second = reproduce(), reproduce()
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert started == [job.name for job in plan("tiny", root=root)]
+    assert started == [job.name for job in jobs]
     assert "4 cells, 4 done, 0 to run" in second.output
     page = (root / "results" / "tiny.md").read_text()
     assert page.count("measured") == 4
@@ -165,7 +167,7 @@ class Scripts:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.most = 0
 
-    def start(self, job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(self, command: Sequence[str], log: Path, root: Path) -> subprocess.Popen[bytes]:
         program = self.programs[len(self.processes)]
         self.processes.append(subprocess.Popen([sys.executable, "-S", "-c", program]))
         self.most = max(self.most, sum(p.poll() is None for p in self.processes))
@@ -234,7 +236,7 @@ def test_a_job_is_a_process_that_the_signals_of_the_terminal_do_not_reach(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job, *_) = plan("tiny", root=root)
-    process = local.start(job, [*job.experiment.command, "--help"])
+    process = local.start([*job.experiment.command, "--help"], job.log, root)
     assert process.wait(60) == 0
     assert "Train and test one cell" in job.log.read_text()
     assert job.log == folder(root, "gaussian") / "log.txt"
@@ -266,5 +268,6 @@ def test_signals_of_a_stop_reach_a_real_process() -> None:
     process = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    local.stop([local.Running(None, process)])  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="no more"), local.stopping([process]):
+        raise OSError("no more")
     assert process.returncode in (-signal.SIGINT, 1)

@@ -3,10 +3,10 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -20,6 +20,7 @@ from nfbench import leaderboard, record, tables
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.errors import UsageError
+from nfbench.record import Record
 from nfbench.run import run
 
 CELL = {"pinwheel": {"reported": {"value": -3.5, "uncertainty": 0.25, "source": "Table 1"}}}
@@ -58,8 +59,7 @@ def test_a_line_has_the_numbers_of_its_records(root: Path) -> None:
     assert found["gap"] == pytest.approx(fmean(values) + 3.5)
     assert (found["seeds"], found["verdict"]) == (2, "reproduced")
     assert found["parameters"] == records[0].model["n_parameters"]
-    rates = [1000 * each.speed["batch"] / each.speed["sample_ms"] for each in records]
-    assert found["samples/s"] == pytest.approx(fmean(rates))
+    assert (found["samples/s"], found["speed on"]) == (None, "")  # but for one size of batch
     assert found["runs"] == "runs/tiny/gaussian/pinwheel/0 runs/tiny/gaussian/pinwheel/1"
     assert found["nfe"] is None
     assert (absent["model"], absent["ours"], absent["verdict"]) == ("absent", None, "missing")
@@ -72,15 +72,23 @@ def test_a_column_is_of_numbers_or_of_text(root: Path) -> None:
             assert isinstance(value, kinds), name
 
 
-def test_a_measured_rate_of_samples_is_taken_before_one_from_milliseconds(root: Path) -> None:
-    one = record.read(root / "results/tiny/gaussian/pinwheel/0.json")
-    speeds = {
-        4000.0: {"batch": 8, "sample_ms": 2.0},
-        7.0: {"batch": 8, "sample_ms": 2.0, "samples_per_second": 7.0},
-        None: {"batch": 8},
-    }
-    for expected, speed in speeds.items():
-        assert leaderboard.samples_per_second(replace(one, speed=speed)) == expected
+def test_rates_are_of_one_machine_which_is_named_beside_them(done: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(done, tmp_path / "root")
+    own = {"device": "CPU", "threads": 1, "precision": "float32", "samples_per_second": 10.0}
+    record.amend(seed_of(root, 0), root, speed=own | {"device": "H100", "samples_per_second": 1e8})
+    for seed in SEEDS:
+        found = lines(root)[1]
+        assert (found["samples/s"], found["speed on"]) == (1e8, "H100, threads 1, float32")
+        assert found["hardware"] == seed_of(root, seed).provenance["device"]
+    record.amend(seed_of(root, 1), root, speed=own)
+    assert lines(root)[1]["samples/s"] == 10.0  # of as many the first by name
+    record.amend(seed_of(root, 0), root, speed=own | {"samples_per_second": 30.0})
+    found = lines(root)[1]
+    assert (found["samples/s"], found["speed on"]) == (20.0, "CPU, threads 1, float32")
+
+
+def seed_of(root: Path, seed: int) -> Record:
+    return record.read(root / f"results/tiny/gaussian/pinwheel/{seed}.json")
 
 
 def test_the_lines_need_neither_torch_nor_wandb(root: Path) -> None:

@@ -107,11 +107,27 @@ def test_a_slow_model_is_called_as_often_as_there_is_time_for(
     assert found["log_prob_ms"] == 1000
 
 
+def test_a_slow_warm_up_takes_no_time_from_the_calls_that_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A first call that compiles for longer than all the others may take."""
+    now, calls = [0.0], count()
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += 0.001 if next(calls) else 1.2
+
+    for seconds in (1.0, 2.0):
+        now[0], calls = 0.0, count()
+        times = speed.timed(call, torch.device("cpu"), 20, seconds)
+        assert times == pytest.approx([0.001] * 20)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1e-9])
-def test_a_model_that_takes_all_the_time_is_called_once(seconds: float) -> None:
+def test_a_model_that_takes_all_the_time_is_called_once_after_its_warm_up(seconds: float) -> None:
     model = Watched()
     found = speed.measure(model, torch.zeros(9, 2), seconds=seconds)
-    assert [what for what, _ in model.asked] == ["log_prob", "sample"]
+    assert [what for what, _ in model.asked] == ["log_prob"] * 2 + ["sample"] * 2
     assert found["log_prob_ms_repeats"] == found["sample_ms_repeats"] == 1
     assert found["sample_ms_quartiles"] == [found["sample_ms"]] * 2
 

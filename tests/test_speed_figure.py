@@ -35,10 +35,10 @@ def root(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "root")
 
 
-def measured(root: Path, row: str, rate: float) -> None:
+def measured(root: Path, row: str, rate: float, **changes: Any) -> None:
     """Put a throughput into a record."""
     kept = record.read(record.record_path(load(f"tiny/{row}", "pinwheel", root=root), root))
-    record.amend(kept, root, speed={**CONDITIONS, "samples_per_second": rate})
+    record.amend(kept, root, speed={**CONDITIONS, "samples_per_second": rate, **changes})
 
 
 @pytest.fixture
@@ -99,6 +99,20 @@ def test_points_are_where_the_records_say(root: Path, drawn: dict[str, Figure]) 
     assert [text.get_text() for text in timed.texts] == ["MAF"]
     words = [text.get_text() for text in drawn["figure"].findobj(match=has_text)]
     assert any("CPU of a test, threads 1, float32" in text for text in words)
+
+
+def test_times_of_two_machines_share_no_axis(root: Path, drawn: dict[str, Figure]) -> None:
+    measured(root, "maf", 500.0)
+    measured(root, "gaussian", 1e8, device="H100")
+    draw("tiny", root)
+    timed, counted = drawn["figure"].axes
+    assert [x for x, _ in points(timed)] == [2.0]
+    assert len(points(counted)) == 2
+    words = [text.get_text() for text in drawn["figure"].findobj(match=has_text)]
+    assert any(
+        "Times: CPU of a test, threads 1, float32 (measured otherwise and left out: 1)." in text
+        for text in words
+    )
 
 
 def has_text(artist: Any) -> bool:

@@ -21,6 +21,20 @@ from nfbench.run import run
 from nfbench.throughput import is_measured, measure_all, measure_run
 
 SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10, "clip_norm": 1.0})
+HALF = {
+    "title": "Half",
+    "flow": {
+        "name": "realnvp_image",
+        "scales": 1,
+        "blocks": 1,
+        "features": 2,
+        "net_dtype": "bfloat16",
+    },
+    "preprocess": {"dequantize": "uniform", "logit": 0.05},
+    "data": {"batch_size": 20},
+    "training": {"max_steps": 2, "validate_every": 2, "chunk": 1},
+    "cells": {"digits": {}},
+}
 EXTRA = """
 extra:
   speed/samples_per_second: {heading: Samples/s, decimals: 0}
@@ -93,6 +107,7 @@ def test_what_is_measured_and_under_which_conditions(root: Path) -> None:
     assert found["step"] == kept.model["best_step"]
     assert found["device"] == kept.provenance["device"]
     assert (found["threads"], found["precision"]) == (1, "float32")
+    assert found["training_precision"] == kept.provenance["precision"] == "float32"
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
@@ -142,6 +157,16 @@ def test_where_nothing_is_trained_no_training_is_timed(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("brief")
+def test_nets_that_train_in_less_are_told_apart_from_what_is_evaluated(tmp_path: Path) -> None:
+    root = write_table(tmp_path, half=HALF)
+    found = run(load("tiny/half", "digits", root=root), root=root, device="cpu")
+    assert found.provenance["precision"] == "float32, nets in bfloat16"
+    speeds = measure_run("tiny/half/digits", root=root, device="cpu").speed
+    assert speeds["precision"] == "float32"
+    assert speeds["training_precision"] == "float32, nets in bfloat16"
+
+
+@pytest.mark.usefixtures("brief")
 def test_weights_without_a_record_of_theirs_are_printed_alone(root: Path, tmp_path: Path) -> None:
     kept = path_of(root).read_bytes()
     other = shutil.copy(root / "runs" / "tiny" / "maf" / "pinwheel" / "0" / "best.pt", tmp_path)
@@ -170,6 +195,9 @@ def test_measured_under_the_same_conditions(root: Path) -> None:
     assert not is_measured(kept, cpu, 1)  # the quick figures of a run
     speeds = throughput.conditions(cpu, 3)
     record.amend(kept, root, speed={**kept.speed, **speeds})
+    kept = record.read(path_of(root))
+    assert not is_measured(kept, cpu, torch.get_num_threads())  # the samples failed
+    record.amend(kept, root, speed={**kept.speed, "samples_per_second": 3.0})
     kept = record.read(path_of(root))
     assert is_measured(kept, cpu, torch.get_num_threads())
     assert not is_measured(kept, cpu, torch.get_num_threads() + 1)

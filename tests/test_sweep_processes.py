@@ -3,10 +3,13 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import begin, command, exit_code, kill_at, write_sweep
@@ -14,7 +17,7 @@ from harness import begin, command, exit_code, kill_at, write_sweep
 from nfbench import checkpoint, record
 from nfbench.curve import read_curve
 from nfbench.sweeps import result
-from nfbench.sweeps.launch import log_path
+from nfbench.sweeps.launch import launch, log_path
 from nfbench.sweeps.space import load_sweep
 from nfbench.sweeps.study import Study
 from nfbench.sweeps.work import work
@@ -90,6 +93,17 @@ def test_a_trial_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     assert [line["step"] for line in read_curve(folder / "curve.jsonl")] == [20, 40]
 
 
+def test_a_trial_that_kills_every_process_ends_as_failed(tmp_path: Path) -> None:
+    sweep = load_sweep("small", write_sweep(tmp_path, space=SPACE))
+    for _ in range(3):
+        assert exit_code(begin(work_until_killed, tmp_path, STEP, 1)) == -signal.SIGKILL
+        assert [t.state for t in Study(sweep).trials()] == ["running"]
+    assert work(sweep, device="cpu")
+    found = result.read(tmp_path / "results/sweeps/small.json")
+    assert [trial["state"] for trial in found.trials] == ["failed", "done", "done", "done"]
+    assert found.trials[0]["reason"] == "3 processes died of it, see their log"
+
+
 def test_processes_share_a_sweep_and_run_each_trial_once(
     tmp_path: Path, uncut: list[tuple[list[str], float]]
 ) -> None:
@@ -126,6 +140,28 @@ def test_ctrl_c_leaves_what_the_same_command_takes_up(
     assert "to go on from there: nfbench sweep small" in output.read_text()
     assert work(load_sweep("small", tmp_path), device="cpu")
     assert values(tmp_path) == uncut
+
+
+def test_no_job_is_left_behind_when_the_next_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError("no more processes")
+        started.append(original([sys.executable, "-S", "-c", "import time; time.sleep(60)"]))
+        return started[0]
+
+    original = subprocess.Popen
+    sweep = load_sweep("small", write_sweep(tmp_path, space=SPACE))
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    try:
+        with pytest.raises(OSError, match="no more processes"):
+            launch(sweep, 2, device="cpu", threads=1)
+        assert started[0].poll() is not None
+    finally:
+        started[0].kill()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from nfbench.data.base import DataModule
 from nfbench.errors import UsageError
 from nfbench.module import DensityModule
 from nfbench.run import run
+from nfbench.signals import InterruptedRunError
 from nfbench.sweeps import result
 from nfbench.sweeps.pages import check, markdown, render
 from nfbench.sweeps.result import Result
@@ -140,15 +142,44 @@ def test_a_sweep_without_a_number_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
-def test_a_crash_leaves_the_trial_to_the_next_process(
+def test_an_error_that_nobody_foresaw_fails_the_trial_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = search(tmp_path, space={"flow.hidden": [[8], [-3]]})
+    assert {trial["state"] for trial in found.trials} == {DONE, FAILED}
+    (reason,) = [trial["reason"] for trial in found.trials if trial["state"] == FAILED]
+    assert reason.startswith("RuntimeError: Trying to create tensor with negative dimension -3")
+    assert "Traceback" in caplog.text
+
+
+def test_a_lost_accelerator_is_another_process_s_to_try_and_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def lost(self: DensityModule, *_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(DensityModule, "optimize", lost)
+    write_sweep(tmp_path, fixed=FAST, space={"flow.layers": [1]})
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            work(load_sweep("small", tmp_path), device="cpu")
+    with pytest.raises(UsageError, match="3 processes died of it"):
+        work(load_sweep("small", tmp_path), device="cpu")
+
+
+def test_an_attempt_that_a_signal_interrupts_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise InterruptedRunError(SIGTERM)
+
+    write_sweep(tmp_path, fixed=FAST, space={"flow.layers": [1]})
     with monkeypatch.context() as patch:
-        patch.setattr(DensityModule, "optimize", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            search(tmp_path, space={"flow.layers": [1, 2]})
-    assert [t.state for t in Study(load_sweep("small", tmp_path)).trials()] == ["running"]
-    assert len(search(tmp_path, space={"flow.layers": [1, 2]}).trials) == 2
+        patch.setattr(DensityModule, "optimize", interrupt)
+        for _ in range(5):
+            with pytest.raises(InterruptedRunError):
+                work(load_sweep("small", tmp_path), device="cpu")
+    assert work(load_sweep("small", tmp_path), device="cpu")
 
 
 def test_a_trial_that_another_process_runs_is_left_to_it(tmp_path: Path) -> None:

@@ -414,6 +414,25 @@ def test_further_numbers_are_shown_of_each_cell_and_of_each_row(with_extra: Path
     assert "- Parameters: `model/n_parameters`.\n" in page
 
 
+def test_times_are_averaged_over_seeds_of_one_machine_which_the_page_names(
+    with_extra: Path,
+) -> None:
+    speeds = [
+        {"sample_ms": 1.0, "device": "cuda", "threads": 1},  # as a run measures itself
+        {"sample_ms": 20.0, "device": "cpu", "threads": 1},
+        {"sample_ms": 40.0, "device": "CPU B", "threads": 1, "precision": "float32"},
+    ]
+    for seed, (speed, device) in enumerate(zip(speeds, ("GPU A", "CPU B", "GPU A"), strict=True)):
+        changes = VALUES | {"speed": speed}
+        provenance = {"device": device, "precision": "float32"}
+        found = make(with_extra, "maf_5", "moons", seed=seed, provenance=provenance, **changes)
+        record.write(found, with_extra)
+    view = tables.build("small", with_extra)
+    assert tables.lines(view)[2]["Sampling"] == "30.0"
+    page = tables.markdown(view)
+    assert "- Sampling: `speed/sample_ms` in ms, on CPU B, threads 1, float32.\n" in page
+
+
 def test_the_seconds_of_a_run_are_a_further_number_and_words_are_none(root: Path) -> None:
     file = root / "experiments" / "small" / "table.yaml"
     file.write_text(TABLE + "extra: {provenance/seconds: {heading: Run, unit: s, decimals: 0}}")

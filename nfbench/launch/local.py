@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from nfbench.signals import install
 
 from .plan import Job
 
 POLL_SECONDS = 0.2
+Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,6 @@ class Outcome:
 
     job: Job
     exit_code: int
-
-
-@dataclass
-class Running:
-    """A job and its process."""
-
-    job: Job
-    process: subprocess.Popen[bytes]
 
 
 def launch(
@@ -47,45 +42,49 @@ def launch(
     On Ctrl-C or SIGTERM the processes are asked to stop, leave their checkpoints, and
     KeyboardInterrupt is raised.
     """
-    waiting, running, outcomes = list(jobs), list[Running](), list[Outcome]()
-    before = signal.getsignal(signal.SIGTERM)
-    install(signal.SIGTERM, signal.default_int_handler)
-    try:
+    waiting, running, outcomes = list(jobs), dict[Process, Job](), list[Outcome]()
+    with stopping(running):
         while waiting or running:
             while waiting and len(running) < n_parallel:
                 job = waiting.pop(0)
                 on_start(job)
-                running.append(Running(job, start(job, [*command(job), *options])))
+                running[start([*command(job), *options], job.log, job.root)] = job
             time.sleep(POLL_SECONDS)
-            for ended in [r for r in running if r.process.poll() is not None]:
-                running.remove(ended)
-                outcomes.append(Outcome(ended.job, ended.process.returncode))
+            for process in [p for p in running if p.poll() is not None]:
+                outcomes.append(Outcome(running.pop(process), process.returncode))
                 on_end(outcomes[-1])
-    except BaseException:
-        stop(running)
-        raise
-    finally:
-        install(signal.SIGTERM, before)
     return outcomes
 
 
-def start(job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a command for a job in a session of its own, its output in the job's log."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
+def start(command: Sequence[str], log: Path, root: Path) -> Process:
+    """Start a command of ours in a session of its own, below a root, its output in a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "NFBENCH_ROOT": str(job.root)},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "NFBENCH_ROOT": str(root)},
         )
 
 
-def stop(running: Sequence[Running]) -> None:
-    """Ask every process to leave a checkpoint and stop; wait for them."""
-    for each in running:
-        each.process.send_signal(signal.SIGINT)
-    for each in running:
-        each.process.wait()
+@contextmanager
+def stopping(running: Collection[Process]) -> Iterator[None]:
+    """Leave none of these processes behind an error, a Ctrl-C, or a SIGTERM, which is as one.
+
+    Each is asked to leave a checkpoint and stop, and waited for.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    install(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except BaseException:
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            process.wait()
+        raise
+    finally:
+        install(signal.SIGTERM, before)

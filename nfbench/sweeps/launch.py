@@ -3,11 +3,7 @@
 Imports no torch itself.
 """
 
-import os
 import platform
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +13,7 @@ from rich.table import Table
 
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
-from nfbench.signals import install
+from nfbench.launch.local import Process, start, stopping
 
 from .pages import words
 from .result import finished
@@ -41,20 +37,11 @@ def launch(sweep: Sweep, n_jobs: int, *, device: str, threads: int) -> bool:
         UsageError: a process failed, and the sweep is not finished.
     """
     options = ["--jobs", "1", "--device", device, "--threads", str(threads)]
-    running: list[subprocess.Popen[bytes]] = []
-    before = signal.getsignal(signal.SIGTERM)
-    install(signal.SIGTERM, signal.default_int_handler)
-    try:
-        running = [start(sweep, options) for _ in range(n_jobs)]
+    running: list[Process] = []
+    with stopping(running):
+        for _ in range(n_jobs):
+            running.append(start([*sweep.command, *options], log_path(sweep), sweep.root))
         watch(sweep, running)
-    except BaseException:
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        for process in running:
-            process.wait()
-        raise
-    finally:
-        install(signal.SIGTERM, before)
     codes = sorted({process.returncode for process in running} - {0})
     if not (done := finished(sweep)) and codes:
         raise UsageError(
@@ -64,22 +51,7 @@ def launch(sweep: Sweep, n_jobs: int, *, device: str, threads: int) -> bool:
     return done
 
 
-def start(sweep: Sweep, options: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process that works on the sweep, in a session of its own, its output in the log."""
-    path = log_path(sweep)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *sweep.command, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "NFBENCH_ROOT": str(sweep.root)},
-        )
-
-
-def watch(sweep: Sweep, running: list[subprocess.Popen[bytes]]) -> None:
+def watch(sweep: Sweep, running: list[Process]) -> None:
     """Show how far the sweep is, on all machines, until the processes of this one have ended."""
     from .study import Study, standing
 

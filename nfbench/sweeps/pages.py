@@ -1,6 +1,5 @@
 """The page of a sweep, rendered from its record and never typed. Imports no torch."""
 
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from tabulate import tabulate
 
 from nfbench import record
 from nfbench.catalog import Column, Table, load_table
-from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, write_atomic
+from nfbench.rendering import compare
 
 from .figure import draw
 from .result import FAILED, Result, read, result_path
@@ -35,16 +34,9 @@ def check(name: str, root: Path | None = None) -> None:
         UsageError: they differ, or there is no such file; the message is the difference.
     """
     root = root or find_root()
-    path = result_path(name, root).with_suffix(".md")
-    place = path.relative_to(root).as_posix()
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
-    today = markdown(read(path.with_suffix(".json")), root)
-    if committed != today:
-        lines = difflib.unified_diff(
-            committed.splitlines(), today.splitlines(), place, "the records", lineterm="", n=1
-        )
-        message = f"{place} is not what the records give; run `nfbench sweep {name}`"
-        raise UsageError("\n".join([message, *lines]))
+    path = result_path(name, root)
+    today = markdown(read(path), root)
+    compare(path.with_suffix(".md"), today, root, f"nfbench sweep {name}")
 
 
 def markdown(found: Result, root: Path) -> str:

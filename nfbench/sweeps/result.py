@@ -14,6 +14,7 @@ from nfbench.errors import UsageError
 from nfbench.record import (
     Record,
     check_address,
+    check_keys,
     check_seal,
     expect,
     find_root,
@@ -50,11 +51,11 @@ class Result:
 
     def __post_init__(self) -> None:
         expect(self.version == VERSION, f"version: expected {VERSION}, got {self.version!r}")
-        check_keys("sweep", "sweep", self.sweep)
-        check_keys("provenance", "provenance", self.provenance)
+        check_keys("sweep", self.sweep, KEYS["sweep"])
+        check_keys("provenance", self.provenance, KEYS["provenance"])
         expect(isinstance(self.trials, list), "trials: expected a list")
         for number, trial in enumerate(self.trials):
-            check_keys(f"trials[{number}]", "trial", trial)
+            check_keys(f"trials[{number}]", trial, KEYS["trial"])
             check_trial(number, trial)
         count = self.sweep["trials"]
         expect(len(self.trials) == count, f"trials: expected {count}, got {len(self.trials)}")
@@ -84,13 +85,6 @@ class Result:
     def name(self) -> str:
         """The sweep's name."""
         return str(self.sweep["name"])
-
-
-def check_keys(place: str, section: str, values: Any) -> None:
-    """Raises `UsageError` unless `values` is an object with exactly the keys that KEYS lists."""
-    expect(isinstance(values, dict), f"{place}: expected an object")
-    wrong = set(values) ^ set(KEYS[section].split())
-    expect(not wrong, f"{place}: missing or unknown {sorted(wrong)}; expected {KEYS[section]}")
 
 
 def check_trial(number: int, trial: Mapping[str, Any]) -> None:

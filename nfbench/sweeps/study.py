@@ -1,9 +1,10 @@
 """The trials of a sweep, in a journal that processes on many machines share. Imports no torch.
 
 A trial is being run by whoever holds the lock of its run's folder. One that nobody runs though it
-was begun is taken up again under its number, and goes on from the run's last checkpoint; one that
-repeats the settings of another takes over its outcome. So no trial is lost, run by two at once or
-counted twice, whoever dies when.
+was begun is taken up again under its number, and goes on from the run's last checkpoint, unless
+so many processes have died of it that it counts as failed; one that repeats the settings of
+another takes over its outcome. So no trial is lost, run by two at once or counted twice, whoever
+dies when.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,15 @@ from optuna.trial import FrozenTrial, TrialState
 from nfbench.errors import UsageError
 from nfbench.record import run_dir
 from nfbench.seeds import mix
+from nfbench.signals import InterruptedRunError
 
 from .space import Range, Sweep
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 STATES = {TrialState.COMPLETE: DONE, TrialState.FAIL: FAILED}
-SWEEP, OUTCOME = "sweep", "outcome"  # what Optuna keeps of ours, of a study and of a trial
+# What Optuna keeps of ours, of a study and of a trial.
+SWEEP, OUTCOME, ATTEMPTS = "sweep", "outcome", "attempts"
+MOST_ATTEMPTS = 3  # at a trial, that end with their process
 MOST_RANDOM = 10  # trials that TPE draws at random to start from, or a quarter if these are fewer
 
 
@@ -157,7 +161,8 @@ class Study:
     def claim(self) -> Iterator[Trial | None]:
         """A trial to run, whose run no other process touches meanwhile; None if none is left.
 
-        Trials begun by processes that are gone come first, then a new one.
+        Trials begun by processes that are gone come first, then a new one. An attempt that a
+        signal interrupts does not count.
         """
         lock = None
         try:
@@ -173,6 +178,10 @@ class Study:
                     trial = trials[-1]
                     lock = self.take(trial, trials)
             yield trial if lock else None
+        except InterruptedRunError:
+            if lock:
+                self.count(trial.number, -1)
+            raise
         finally:
             if lock:
                 lock.release()
@@ -194,7 +203,19 @@ class Study:
                 self.tell(trial.number, twin_of(other))
             lock.release()
             return None
+        if self.count(trial.number, 1) > MOST_ATTEMPTS:
+            reason = f"{MOST_ATTEMPTS} processes died of it, see their log"
+            self.tell(trial.number, Outcome(reason=reason))
+            lock.release()
+            return None
         return lock
+
+    def count(self, number: int, change: int) -> int:
+        """The attempts at a trial, one more or less; whoever asks holds the lock of its run."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        attempts = int(trial.user_attrs.get(ATTEMPTS, 0)) + change
+        optuna.Trial(self.study, trial._trial_id).set_user_attr(ATTEMPTS, attempts)
+        return attempts
 
     def complete(self) -> None:
         """Draw what is missing of trials whose process was killed while it drew."""
