@@ -199,7 +199,7 @@ def find_root() -> Path:
 def run_dir(named: Named, root: Path | None = None) -> Path:
     """Where a run keeps its checkpoints, curves and logs."""
     check_address(named)
-    folder = (root or find_root()) / "runs" / named.table / named.row / named.cell
+    folder = (root or find_root()) / f"runs/{named.table}/{named.row}/{named.cell}"
     if not named.overrides:
         return folder / str(named.seed)
     digest = hashlib.sha256("\n".join(named.overrides).encode()).hexdigest()
@@ -219,8 +219,8 @@ def record_path(named: Named, root: Path | None = None) -> Path:
     check_address(named)
     if named.overrides:
         return run_dir(named, root) / "record.json"
-    folder = (root or find_root()) / "results" / named.table / named.row / named.cell
-    return folder / f"{named.seed}.json"
+    place = f"{named.table}/{named.row}/{named.cell}/{named.seed}.json"
+    return (root or find_root()) / "results" / place
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -280,9 +280,8 @@ def read(path: Path) -> Record:
     """Reads one record, strictly.
 
     Raises:
-        UsageError: no such file, not JSON, another version, a missing or unknown key, a number
-            that is none, a content that belongs to another path or was changed since it was
-            written, or settings that are not those of its hash.
+        UsageError: no such file, not JSON, another version, a missing or unknown key, no number,
+            or a content of another path, other settings than its hash's, or changed since.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
