@@ -41,6 +41,7 @@ from nfbench.errors import UsageError
 from nfbench.launch import local
 from nfbench.launch.plan import Job
 from nfbench.run import run
+from nfbench.signals import InterruptedRunError
 from nfbench.tracking import mode
 from nfbench.tracking.identity import Identity, identify, run_id
 from nfbench.tracking.log_file import BLOCK, Logged, heal, raw_records, read_log
@@ -301,6 +302,20 @@ def test_settings_that_w_and_b_refuses_cost_no_record(
     result = run(load("tiny/gaussian", "pinwheel", root=root), root=root, device="cpu")
     assert result.status == "done"
     assert "W&B: not tracked" in caplog.text
+
+
+def test_a_signal_at_the_start_of_tracking_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(asked: str) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "disabled"
+
+    monkeypatch.setattr("nfbench.tracking.session.choose", interrupted)
+    root = write_table(tmp_path, gaussian=GAUSSIAN)
+    with pytest.raises(InterruptedRunError):
+        run(load("tiny/gaussian", "pinwheel", root=root), root=root, device="cpu")
+    assert not list(root.rglob("0.json"))
 
 
 def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Session:
         """The mode asked for, or disabled where wandb is absent or set up in a way it refuses."""
         try:
             return choose(asked)
-        except UsageError:
+        except (UsageError, InterruptedRunError):
             raise
         except Exception as error:
             log.warning("W&B: not tracked: %s", " ".join(str(error).split()))
