@@ -44,8 +44,8 @@ from nfbench.run import run
 from nfbench.signals import InterruptedRunError
 from nfbench.tracking import mode
 from nfbench.tracking.identity import Identity, identify, run_id
-from nfbench.tracking.log_file import BLOCK, Logged, heal, raw_records, read_log
-from nfbench.tracking.logger import STEP, RunLogger
+from nfbench.tracking.log_file import BLOCK, STEP, Logged, framed, raw_records, read_log
+from nfbench.tracking.logger import RunLogger
 
 NAMED = Identity("some-run", "some run", "group", ("tag",), {"a": {"b": 1}})
 NOWHERE = "http://127.0.0.1:9"  # the port where all is discarded, and nobody listens
@@ -362,23 +362,32 @@ def test_overrides_are_a_run_and_a_group_of_their_own(root: Path) -> None:
     assert identify(plain, "v1").tags == ("tiny", "maf", "pinwheel", "seed-3", "v1")
 
 
-def test_a_log_is_cut_behind_its_last_whole_record_wherever_it_ends(
+def test_of_a_log_that_is_cut_every_whole_record_is_read_wherever_it_ends(
     root: Path, tmp_path: Path
 ) -> None:
     (found,) = logs(folder(root))
     content = found.path.read_bytes()
-    ends = [end for end, _ in raw_records(found.path)]
-    assert ends[-1] == len(content)
+    records = list(raw_records(found.path))
     path = tmp_path / "run.wandb"
-    for size in (8, ends[3] - 1, ends[3], ends[3] + 1, len(content) - 1):
+    for size in (0, 3, 7, 8, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        whole = max([end for end in ends if end <= size], default=7)
-        assert heal(path) == (size != whole)
-        assert path.read_bytes() == content[:whole]
-        assert not heal(path)
+        n = len(list(raw_records(path)))
+        assert list(raw_records(path)) == records[:n]
+        assert len(framed(records[: n + 1])) > size >= len(framed(records[:n])) or size < 7
+    assert framed(records) == content
 
 
-def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_up_to_there(
+@pytest.mark.parametrize("size", [BLOCK - 20 + i for i in range(20)] + [3 * BLOCK])
+def test_a_record_at_the_edge_of_a_block_is_read_as_it_was_written(
+    size: int, tmp_path: Path
+) -> None:
+    records = [bytes(range(1, 200)), b"x" * size, b"y" * 10, b"z" * BLOCK]
+    path = tmp_path / "run.wandb"
+    path.write_bytes(framed(records))
+    assert list(raw_records(path)) == records
+
+
+def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_but_for_a_block(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "run"
@@ -389,14 +398,18 @@ def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_up_to_there(
         logger.experiment.log({"text": text})
     logger.experiment.finish()
     (found,) = logs(directory)
-    assert found.end > 3 * BLOCK
-    assert [row["text"] for row in found.history] == texts
     content = bytearray(found.path.read_bytes())
+    assert len(content) > 3 * BLOCK
+    assert [row["text"] for row in found.history] == texts
+    assert not found.spoilt
     content[2 * BLOCK + 100] ^= 1
     found.path.write_bytes(content)
     part = read_log(found.path)
-    assert 0 < len(part.history) < 60
-    assert [row["text"] for row in part.history] == texts[: len(part.history)]
+    read = [row["text"] for row in part.history]
+    assert (read[0], read[-1]) == (texts[0], texts[-1])
+    assert 60 - BLOCK / 2000 - 2 < len(read) < 60
+    assert set(read) < set(texts)
+    assert (part.spoilt, part.exit_code) == (True, 0)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from nfbench.signals import InterruptedRunError
 
 from .identity import Identity
+from .log_file import STEP
 from .mode import SETTINGS
 
 log = logging.getLogger("nfbench")
@@ -22,7 +23,6 @@ NAMES = {  # of the curve's numbers, beside whose step they stand
     "val_log_likelihood_se": "val/log_likelihood_se",
     "learning_rate": "train/learning_rate",
 }
-STEP = "trainer/global_step"
 
 
 class RunLogger(WandbLogger):
