@@ -388,6 +388,27 @@ def test_a_server_that_answers_nothing_is_given_up(stub: Stub, log: Path, at_log
     assert "1 pushed, 0 left" in sync().output
 
 
+def test_a_run_that_the_server_does_not_take_is_tracked_offline_and_pushed_later(
+    stub: Stub,
+    place: Path,
+    at_login: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(mode.SETTINGS, "init_timeout", 3.0)
+    logger = RunLogger(NAMED, place, "online")
+    with stub.lock:  # it accepts requests, and answers none
+        logger.log_metrics({"train_loss": 1.0}, step=1)
+    assert "W&B: offline, as the server did not take the run" in caplog.text
+    logger.log_metrics({"train_loss": 2.0}, step=2)
+    assert not logger.failed
+    logger.experiment.finish()
+    (log,) = place.glob("wandb/offline-*/*.wandb")
+    assert [row["train/loss"] for row in wait_for(log).history] == [1.0, 2.0]
+    assert "1 pushed, 0 left" in sync().output
+    assert pushed(stub) == [(0, 1), (1, 2)]
+
+
 def test_a_server_that_goes_away_holds_a_run_up_for_a_limited_time(
     env: dict[str, str],
     at_login: None,

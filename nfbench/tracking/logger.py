@@ -74,6 +74,7 @@ class RunLogger(WandbLogger):
                 raise
             log.warning("W&B: offline, as the server did not take the run: %s", error)
             self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # else the run that it tried in vain keeps the id
             run = wandb.init(**self._wandb_init, settings=settings)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
