@@ -132,7 +132,7 @@ TORCH = {
     " teacher",
     "tracking.logger": "signals tracking.identity tracking.log_file tracking.mode",
     "tracking.session": "config errors figures imaging portrait provenance record signals"
-    " tracking.identity tracking.logger tracking.mode",
+    " tracking.identity tracking.log_file tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation machine"
     " metrics module pictures processes provenance record signals speed tracking.session"
     " training world",

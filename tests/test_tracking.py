@@ -341,6 +341,28 @@ def test_a_run_that_crashes_is_recorded_as_failed(
     assert (found.exit_code, found.preempted) == (1, False)
 
 
+def test_a_run_that_was_killed_before_it_told_of_its_record_tells_it_when_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    root = write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
+    experiment = load("tiny/maf", "pinwheel", root=root)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("nfbench.tracking.session.Session.report", fail)
+        run(experiment, root=root, device="cpu")
+    (first,) = logs(folder(root, "maf", 0))
+    assert "test/log_likelihood" not in first.summary
+    time.sleep(1)  # W&B names the folders of logs by the second
+    for _ in range(2):
+        result = run(experiment, root=root, device="cpu")
+        (_, last) = logs(folder(root, "maf", 0))
+        assert last.summary["test/log_likelihood"] == result.metrics["test/log_likelihood"]
+        assert last.exit_code == 0
+
+
 def test_an_identity_is_short_enough_and_apart_from_others(root: Path) -> None:
     experiment = load("tiny/maf", "pinwheel", 3, root=root)
     long = replace(experiment, row="r" * 90)

@@ -189,3 +189,9 @@ def value_of(item: Any) -> Any:
 def marker(log: Path) -> Path:
     """What lies beside a log that W&B has taken whole."""
     return log.with_name(f"{log.name}.synced")
+
+
+def last_log(directory: Path) -> Path | None:
+    """The log of the last start of the run of a folder, which W&B names by its time."""
+    logs = directory.glob("wandb/*run-*/*.wandb")
+    return max(logs, key=lambda log: log.parent.name.removeprefix("offline-"), default=None)

@@ -14,6 +14,7 @@ from nfbench.record import Record, run_dir
 from nfbench.signals import InterruptedRunError
 
 from .identity import identify
+from .log_file import last_log, read_log
 from .logger import RunLogger
 from .mode import choose
 
@@ -110,6 +111,22 @@ class Session:
         if arrays and not is_plane(arrays):
             white = float(arrays["real"].max())
             yield "samples", wandb.Image(grid(to_bytes(arrays["samples"], white), COLUMNS))
+
+
+def report_late(experiment: Experiment, root: Path, asked: str, result: Record) -> None:
+    """Tell W&B what a record says, if the run was killed after it wrote it and before it could.
+
+    Raises:
+        UsageError: another mode.
+    """
+    if asked != "disabled" and (last := last_log(run_dir(experiment, root))):
+        try:
+            told = read_log(last).exit_code == 0
+        except (UsageError, ImportError):  # `nfbench wandb sync` tells of a log it cannot read
+            return
+        if not told:
+            with Session(experiment, root, asked) as session:
+                session.report(result)
 
 
 def summary_of(result: Record) -> dict[str, Any]:
