@@ -350,9 +350,10 @@ def test_a_run_that_was_killed_before_it_told_of_its_record_tells_it_when_called
     monkeypatch.setenv("WANDB_MODE", "offline")
     root = write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
     experiment = load("tiny/maf", "pinwheel", root=root)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+    with monkeypatch.context() as patch:
         patch.setattr("nfbench.tracking.session.Session.report", fail)
-        run(experiment, root=root, device="cpu")
+        with pytest.raises(RuntimeError, match="killed"):
+            run(experiment, root=root, device="cpu")
     (first,) = logs(folder(root, "maf", 0))
     assert "test/log_likelihood" not in first.summary
     time.sleep(1)  # W&B names the folders of logs by the second

@@ -27,7 +27,7 @@ from nfbench.curve import read_curve
 from nfbench.run import run
 from nfbench.tracking import mode
 from nfbench.tracking.identity import Identity
-from nfbench.tracking.log_file import BLOCK, STEP, Logged, read_log
+from nfbench.tracking.log_file import BLOCK, STEP, Logged, marker, read_log
 from nfbench.tracking.logger import RunLogger
 
 NAMED = Identity("some-run", "some run", "group", (), {})
@@ -152,6 +152,8 @@ def test_a_run_online_arrives_with_its_numbers_and_its_figure(
     (name,) = [name for name in found.uploads if name.startswith("media/images/plot")]
     assert found.uploads[name] == (folder(root, "maf") / "plot.png").read_bytes()
     assert found.exit_code == 0
+    (log,) = folder(root, "maf").glob("wandb/run-*/*.wandb")
+    assert marker(log).exists()  # nothing is left to push
     assert KEY not in printed
     files = [path for path in root.rglob("*") if path.is_file()]
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
@@ -423,9 +425,43 @@ def test_a_server_that_goes_away_holds_a_run_up_for_a_limited_time(
         logger.log_metrics({"train_loss": 1.0}, step=1)
     logger.log_metrics({"train_loss": 2.0}, step=2)
     begun = time.monotonic()
-    with logger.forgiving():
-        logger.experiment.finish()
+    logger.finish(0)
     assert time.monotonic() - begun < 20
     assert f"what was is in {tmp_path}/wandb" in caplog.text
     (log,) = tmp_path.glob("wandb/run-*/*.wandb")
     assert [row["train/loss"] for row in read_log(log).history] == [1.0, 2.0]
+    with serving() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+        wandb.teardown()
+        assert "1 pushed, 0 left" in sync(str(tmp_path)).output
+        assert pushed(stub) == [(0, 1), (1, 2)]
+        assert "0 to push" in sync(str(tmp_path)).output
+
+
+def test_a_log_that_cannot_be_read_holds_its_run_back_but_not_others(
+    stub: Stub, log: Path, place: Path, at_login: None
+) -> None:
+    first = logged_by_a_start(place, range(3))
+    second = logged_by_a_start(place, range(3, 5))
+    content = first.read_bytes()
+    first.write_bytes(b"something else")
+    for path in (place, second):
+        shown = sync(str(path))
+        assert shown.exit_code == 1
+        assert f"{first}: expected a log of W&B" in shown.output
+    assert "1 pushed, 1 left" in sync().output
+    assert list(stub.runs) == [read_log(log).id]
+    first.write_bytes(content)
+    assert sync(str(second)).exit_code == 0
+    assert pushed(stub) == [(i, i) for i in range(5)]
+
+
+def test_a_log_of_a_process_that_was_killed_at_once_is_no_fault(
+    stub: Stub, place: Path, at_login: None
+) -> None:
+    logged_by_a_start(place, range(3)).write_bytes(b"")
+    assert "0 to push, 0 pushed, 0 left" in sync().output
+    logged_by_a_start(place, range(2))
+    shown = sync()
+    assert (shown.exit_code, pushed(stub)) == (0, [(0, 0), (1, 1)])
+    assert "0 to push, 0 pushed, 0 left" in sync().output

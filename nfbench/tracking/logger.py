@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from nfbench.signals import InterruptedRunError
 
 from .identity import Identity
-from .log_file import STEP
+from .log_file import STEP, marker
 from .mode import SETTINGS
 
 log = logging.getLogger("nfbench")
@@ -86,6 +86,16 @@ class RunLogger(WandbLogger):
         numbers = {name_of(key): value for key, value in metrics.items() if key != "step"}
         with self.forgiving():
             self.experiment.log({**numbers, STEP: metrics.get("step", step)})
+
+    def finish(self, exit_code: int, *, preempted: bool = False) -> None:
+        """Finish the run, if it was started; a log that W&B has taken online is marked so."""
+        if self._experiment:
+            with self.forgiving():
+                if preempted:
+                    self.experiment.mark_preempting()
+                self._experiment.finish(exit_code=exit_code)
+                if self._wandb_init["mode"] == "online":
+                    marker(Path(self._experiment.settings.sync_file)).touch()
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:

@@ -77,11 +77,8 @@ class Session:
     def finish(self, exit_code: int, *, preempted: bool = False) -> None:
         """Finish the run in W&B, if it was started and is not finished yet."""
         logger, self.logger = self.logger, None
-        if logger and logger._experiment:
-            with logger.forgiving():
-                if preempted:
-                    logger.experiment.mark_preempting()
-                logger._experiment.finish(exit_code=exit_code)
+        if logger:
+            logger.finish(exit_code, preempted=preempted)
 
     def report(self, result: Record) -> None:
         """Tell what the record says, with the figures of the run, and finish."""

@@ -1,9 +1,9 @@
-"""Push to W&B what ran offline: whole runs, resumable, nothing twice. Imports no torch.
+"""Push to W&B what it lacks of runs, offline or cut off: whole runs, nothing twice.
 
 A run that was interrupted has a log for each of its starts. They are merged into one, and pushed
 from the first row on that W&B does not have: so does the next push if this one is cut, or if there
 is another start since. When W&B has taken all, each log gets a marker beside it; a log itself is
-never changed.
+never changed. Imports no torch.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def sync(
     patience: float = SECONDS,
     console: Console | None = None,
 ) -> bool:
-    """Push the offline runs below some folders, or all; tell whether none is left for a fault.
+    """Push the runs below some folders, or all; tell whether none is left for a fault.
 
     Runs that are still running wait for the next call.
 
@@ -84,7 +84,7 @@ def sync(
 def push_all(
     paths: Sequence[Path], patience: float, console: Console, *, dry_run: bool = False
 ) -> bool:
-    """Push the offline runs below some folders; tell whether none is left for a fault.
+    """Push the runs below some folders; tell whether none is left for a fault.
 
     Raises:
         UsageError: no key, or a server that does not answer.
@@ -147,7 +147,7 @@ def starts_of_run(logs: Sequence[Path]) -> Offline | None:
 
 
 def logs_below(path: Path) -> Iterator[Path]:
-    """The logs of offline runs in a folder, or the log itself.
+    """The logs of runs in a folder, or the log itself.
 
     Raises:
         UsageError: there is no such path.
@@ -156,10 +156,10 @@ def logs_below(path: Path) -> Iterator[Path]:
         raise UsageError(f"wandb sync: expected a folder with runs, got none: {path}")
     if path.is_file():
         yield path
-    elif path.name.startswith("offline-run-"):
+    elif path.name.startswith(("offline-run-", "run-")):
         yield from path.glob("*.wandb")
-    else:
-        yield from path.rglob("offline-run-*/*.wandb")
+    else:  # `latest-run` is a link to one of these
+        yield from path.rglob("*run-*/*.wandb")
 
 
 def fault(logs: Iterable[Logged]) -> str | None:
