@@ -1,11 +1,13 @@
 """A run tracked offline: what its own file in wandb/ says, and that the record does not care."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,7 +101,8 @@ def logs(directory: Path) -> list[Logged]:
 def test_an_offline_run_is_named_by_its_path(root: Path) -> None:
     (found,) = logs(folder(root))
     assert found.path.parent.name.startswith("offline-run-")
-    assert (found.project, found.id) == ("nfbench", "tiny-maf-pinwheel-3")
+    settings = load("tiny/maf", "pinwheel", 3, root=root).hash
+    assert (found.project, found.id) == ("nfbench", f"tiny-maf-pinwheel-3-{settings[:6]}")
     assert (found.name, found.group) == ("tiny/maf/pinwheel/3", "tiny/maf/pinwheel")
     assert found.job_type == "train"
     assert found.tags == ("tiny", "maf", "pinwheel", "seed-3", "v1.0")
@@ -162,8 +165,8 @@ def test_images_that_a_flow_draws_are_logged_as_images(
 
 
 def test_two_runs_of_one_process_are_two_runs(root: Path) -> None:
-    assert [log.id for log in logs(folder(root))] == ["tiny-maf-pinwheel-3"]
-    assert [log.id for log in logs(folder(root, "ode"))] == ["tiny-ode-pinwheel-3"]
+    assert [log.name for log in logs(folder(root))] == ["tiny/maf/pinwheel/3"]
+    assert [log.name for log in logs(folder(root, "ode"))] == ["tiny/ode/pinwheel/3"]
 
 
 def test_what_w_and_b_reads_of_the_file_is_what_is_read_here(root: Path) -> None:
@@ -214,6 +217,24 @@ def test_the_mode_is_what_is_asked_for_or_possible(
     begun = time.monotonic()
     assert mode.choose(asked) == expected
     assert time.monotonic() - begun < 10
+
+
+def test_a_host_that_swallows_what_it_is_sent_is_soon_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    with socket.socket() as host, contextlib.ExitStack() as waiting:
+        host.bind(("127.0.0.1", 0))
+        host.listen(0)
+        for _ in range(4):  # more than it lets wait: of the next it drops every packet
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(host.getsockname())
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{host.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        begun = time.monotonic()
+        assert mode.choose() == "offline"
+        assert 1 < time.monotonic() - begun < 15
 
 
 def test_a_key_in_the_netrc_file_is_a_key(
@@ -367,9 +388,10 @@ def test_a_run_that_was_killed_before_it_told_of_its_record_tells_it_when_called
 def test_an_identity_is_short_enough_and_apart_from_others(root: Path) -> None:
     experiment = load("tiny/maf", "pinwheel", 3, root=root)
     long = replace(experiment, row="r" * 90)
-    names = [run_id(each) for each in (experiment, long, replace(long, seed=4))]
-    assert names[0] == "tiny-maf-pinwheel-3"
-    assert len(set(names)) == 3
+    names = [run_id(each, "abcdef123456") for each in (experiment, long, replace(long, seed=4))]
+    names.append(run_id(long, "abcdee123456"))
+    assert names[0] == "tiny-maf-pinwheel-3-abcdef"
+    assert len(set(names)) == 4
     assert all(len(name) <= 64 and set(name) <= set(ALLOWED) for name in names)
     assert all(len(tag) <= 64 for tag in identify(long, "v" * 90).tags)
 
@@ -380,7 +402,7 @@ ALLOWED = "abcdefghijklmnopqrstuvwxyz0123456789_-"
 def test_overrides_are_a_run_and_a_group_of_their_own(root: Path) -> None:
     plain = load("tiny/maf", "pinwheel", 3, root=root)
     other = load("tiny/maf", "pinwheel", 3, ["training.max_steps=7"], root=root)
-    assert run_id(other).startswith("tiny-maf-pinwheel-3-")
+    assert identify(other, None).id != identify(plain, None).id
     assert identify(other, None).group == "tiny/maf/pinwheel training.max_steps=7"
     assert identify(plain, "v1").tags == ("tiny", "maf", "pinwheel", "seed-3", "v1")
 
@@ -408,6 +430,16 @@ def test_a_record_at_the_edge_of_a_block_is_read_as_it_was_written(
     path = tmp_path / "run.wandb"
     path.write_bytes(framed(records))
     assert list(raw_records(path)) == records
+
+
+def test_a_row_that_has_changed_is_another_run_of_the_same_group(
+    root: Path, tmp_path: Path
+) -> None:
+    other = write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
+    experiments = [load("tiny/maf", "pinwheel", 3, root=each) for each in (root, other)]
+    before, after = (identify(each, None) for each in experiments)
+    assert before.id != after.id
+    assert (before.name, before.group) == (after.name, after.group)
 
 
 def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_but_for_a_block(

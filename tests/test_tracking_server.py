@@ -26,7 +26,7 @@ from nfbench.config import load
 from nfbench.curve import read_curve
 from nfbench.run import run
 from nfbench.tracking import mode
-from nfbench.tracking.identity import Identity
+from nfbench.tracking.identity import Identity, identify
 from nfbench.tracking.log_file import BLOCK, STEP, Logged, marker, read_log
 from nfbench.tracking.logger import RunLogger
 
@@ -126,6 +126,11 @@ def folder(root: Path, row: str) -> Path:
     return root / "runs" / "tiny" / row / "pinwheel" / "0"
 
 
+def name_of(root: Path, row: str) -> str:
+    """The id of the run of a row."""
+    return identify(load(f"tiny/{row}", "pinwheel", root=root), None).id
+
+
 def rows(stub: Stub, name: str) -> list[dict[str, Any]]:
     """The lines of a run's curve that the server has."""
     return [row for row in stub.runs[name].history if "train/loss" in row]
@@ -135,7 +140,7 @@ def test_a_run_online_arrives_with_its_numbers_and_its_figure(
     stub: Stub, root: Path, env: Mapping[str, str]
 ) -> None:
     printed = whole(env, "maf")
-    found = stub.runs["tiny-maf-pinwheel-0"]
+    found = stub.runs[name_of(root, "maf")]
     assert found.project == "nfbench"
     assert found.fields["groupName"] == "tiny/maf/pinwheel"
     assert found.fields["displayName"] == "tiny/maf/pinwheel/0"
@@ -174,12 +179,12 @@ def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_onc
     assert stub.operations == []
 
     shown = sync("--dry-run")
-    assert "nfbench/tiny-long-pinwheel-0: to push, 3 logs" in shown.output
+    assert f"nfbench/{name_of(root, 'long')}: to push, 3 logs" in shown.output
     assert stub.operations == []
     shown = sync()
     assert shown.exit_code == 0, shown.output
     assert "1 to push, 1 pushed, 0 left" in shown.output
-    found = stub.runs["tiny-long-pinwheel-0"]
+    found = stub.runs[name_of(root, "long")]
     steps = [row["_step"] for row in found.history]
     assert steps == sorted(set(steps))
     curve = read_curve(directory / "curve.jsonl")
@@ -195,12 +200,14 @@ def test_a_run_offline_that_was_interrupted_and_resumed_is_pushed_as_one_run_onc
     assert len(stub.operations) == asked
 
 
-def test_a_log_that_was_cut_is_pushed_up_to_there(stub: Stub, log: Path, at_login: None) -> None:
+def test_a_log_that_was_cut_is_pushed_up_to_there(
+    stub: Stub, root: Path, log: Path, at_login: None
+) -> None:
     log.write_bytes(log.read_bytes()[:-10])
     assert read_log(log).exit_code is None
     shown = sync()
     assert shown.exit_code == 0, shown.output
-    found = stub.runs["tiny-maf-pinwheel-0"]
+    found = stub.runs[name_of(root, "maf")]
     assert len(rows(stub, found.id)) == 5
     assert "test/log_likelihood" in found.summary
     assert "0 to push" in sync().output
