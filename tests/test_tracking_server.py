@@ -331,6 +331,12 @@ def test_of_a_log_that_is_spoilt_the_rest_is_pushed_and_the_loss_is_told(
     steps = [step for _, step in pushed(stub)]
     assert 30 < len(steps) < 60
     assert (steps[0], steps[-1]) == (0, 59)
+    marker(log).unlink()
+    content[100] ^= 1
+    log.write_bytes(content)
+    shown = sync()
+    assert shown.exit_code == 1
+    assert f"{log}: its beginning cannot be read" in shown.output
 
 
 @pytest.fixture

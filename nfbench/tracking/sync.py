@@ -135,6 +135,9 @@ def starts_of_run(logs: Sequence[Path]) -> Offline | None:
         return None
     try:
         read = [read_log(log) for log in logs]
+        for logged in read:
+            if logged.spoilt and not logged.id:
+                raise UsageError(f"{logged.path}: its beginning cannot be read")
     except UsageError as error:
         return Offline(logs[0].stem.removeprefix("run-"), problem=str(error))
     named = [logged for logged in read if logged.id]  # else it was killed before it had a name
