@@ -30,14 +30,14 @@ def wandb_sync(paths: tuple[Path, ...], dry_run: bool, patience: float) -> None:
         nfbench wandb sync
         nfbench wandb sync runs/maf2017_table1/maf_5_bounded
 
-    All starts of a run that was interrupted become one run. What W&B has is not pushed again, so
-    the same command goes on after an interruption; runs that have not ended wait for the next one.
+    All starts of a run that was interrupted become one run, pushed as a whole. What W&B has is
+    not pushed again, so the same command goes on after an interruption, and nothing is there
+    twice; runs that have not ended wait for the next one.
     A key is what `wandb login` or WANDB_API_KEY has set.
     """
-    from nfbench.record import find_root
     from nfbench.tracking.sync import sync
 
-    good = sync(paths or (find_root() / "runs",), dry_run=dry_run, patience=patience)
+    good = sync(paths, dry_run=dry_run, patience=patience)
     sys.exit(0 if good else FAILED)
 
 

@@ -30,7 +30,7 @@ from nfbench.processes import leave
 from nfbench.record import Record
 from nfbench.signals import StopRequest
 from nfbench.speed import BATCH, Speed, measure
-from nfbench.tracking.session import Session
+from nfbench.tracking.session import Session, report_late
 from nfbench.training import build_module, build_schedule
 from nfbench.world import world
 
@@ -74,6 +74,8 @@ def run(
                         f"{path}: a record of other settings; move it away to run again"
                     )
                 log.info("%s: finished already", path.relative_to(root))
+                if first:
+                    report_late(experiment, root, wandb, found)
                 return found
             torch.set_num_threads(threads)
             tracked = wandb if first else "disabled"

@@ -75,8 +75,9 @@ TORCH_FREE = {
     "tracking": "",
     "tracking.identity": "config record",
     "tracking.mode": "errors",
-    "tracking.log_file": "atomic errors",
-    "tracking.sync": "errors tracking.log_file tracking.mode",
+    "tracking.log_file": "errors",
+    "tracking.merge": "tracking.log_file",
+    "tracking.sync": "errors record tracking.log_file tracking.merge tracking.mode",
     "leaderboard": "catalog conditions errors record tables verdict",
     "tracking.report": "leaderboard tables",
     "tracking.push": "errors leaderboard record tables tracking.identity tracking.mode"
@@ -130,9 +131,9 @@ TORCH = {
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
-    "tracking.logger": "signals tracking.identity tracking.mode",
+    "tracking.logger": "signals tracking.identity tracking.log_file tracking.mode",
     "tracking.session": "config errors figures imaging portrait provenance record signals"
-    " tracking.identity tracking.logger tracking.mode",
+    " tracking.identity tracking.log_file tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation machine"
     " metrics module pictures processes provenance record signals speed tracking.session"
     " training world",
@@ -162,7 +163,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.space sweeps.study",
     "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
     " sweeps.result sweeps.space sweeps.work",
-    "cli_wandb": "record tracking.push tracking.sync",
+    "cli_wandb": "tracking.push tracking.sync",
     "cli_slurm": "launch.doctor launch.profile record",
     "cli_table": "archive catalog cli_sweep errors rendering tables",
     "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_sweep cli_table"

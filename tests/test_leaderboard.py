@@ -231,7 +231,7 @@ def test_runs_that_the_server_has_are_linked_to(
         record.record_path(other, root).unlink()
     line = json.loads(stub.artifacts[0].contents["lines.json"])[1]
     *_, address = line["runs"].split()
-    assert address == f"{stub.url}/someone/nfbench/runs/tiny-gaussian-pinwheel-2"
+    assert address == f"{stub.url}/someone/nfbench/runs/tiny-gaussian-pinwheel-2-{other.hash[:6]}"
 
 
 def test_no_key_is_written_or_printed(root: Path, stub: Stub) -> None:

@@ -106,6 +106,14 @@ def test_the_test_split_is_evaluated_once_in_a_whole_sweep(
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["sweeps"]
 
 
+def test_neither_trials_nor_the_winner_are_tracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    search(tmp_path, space={"flow.layers": [1, 2]})
+    assert list(tmp_path.rglob("*.wandb")) == []
+
+
 def test_the_best_validation_wins_and_is_that_of_an_ordinary_run(
     found: Result, root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

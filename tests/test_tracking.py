@@ -1,11 +1,13 @@
 """A run tracked offline: what its own file in wandb/ says, and that the record does not care."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,10 +43,11 @@ from nfbench.errors import UsageError
 from nfbench.launch import local
 from nfbench.launch.plan import Job
 from nfbench.run import run
+from nfbench.signals import InterruptedRunError
 from nfbench.tracking import mode
 from nfbench.tracking.identity import Identity, identify, run_id
-from nfbench.tracking.log_file import BLOCK, Logged, heal, raw_records, read_log
-from nfbench.tracking.logger import STEP, RunLogger
+from nfbench.tracking.log_file import BLOCK, STEP, Logged, framed, raw_records, read_log
+from nfbench.tracking.logger import RunLogger
 
 NAMED = Identity("some-run", "some run", "group", ("tag",), {"a": {"b": 1}})
 NOWHERE = "http://127.0.0.1:9"  # the port where all is discarded, and nobody listens
@@ -98,7 +101,8 @@ def logs(directory: Path) -> list[Logged]:
 def test_an_offline_run_is_named_by_its_path(root: Path) -> None:
     (found,) = logs(folder(root))
     assert found.path.parent.name.startswith("offline-run-")
-    assert (found.project, found.id) == ("nfbench", "tiny-maf-pinwheel-3")
+    settings = load("tiny/maf", "pinwheel", 3, root=root).hash
+    assert (found.project, found.id) == ("nfbench", f"tiny-maf-pinwheel-3-{settings[:6]}")
     assert (found.name, found.group) == ("tiny/maf/pinwheel/3", "tiny/maf/pinwheel")
     assert found.job_type == "train"
     assert found.tags == ("tiny", "maf", "pinwheel", "seed-3", "v1.0")
@@ -161,8 +165,8 @@ def test_images_that_a_flow_draws_are_logged_as_images(
 
 
 def test_two_runs_of_one_process_are_two_runs(root: Path) -> None:
-    assert [log.id for log in logs(folder(root))] == ["tiny-maf-pinwheel-3"]
-    assert [log.id for log in logs(folder(root, "ode"))] == ["tiny-ode-pinwheel-3"]
+    assert [log.name for log in logs(folder(root))] == ["tiny/maf/pinwheel/3"]
+    assert [log.name for log in logs(folder(root, "ode"))] == ["tiny/ode/pinwheel/3"]
 
 
 def test_what_w_and_b_reads_of_the_file_is_what_is_read_here(root: Path) -> None:
@@ -213,6 +217,24 @@ def test_the_mode_is_what_is_asked_for_or_possible(
     begun = time.monotonic()
     assert mode.choose(asked) == expected
     assert time.monotonic() - begun < 10
+
+
+def test_a_host_that_swallows_what_it_is_sent_is_soon_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    with socket.socket() as host, contextlib.ExitStack() as waiting:
+        host.bind(("127.0.0.1", 0))
+        host.listen(0)
+        for _ in range(4):  # more than it lets wait: of the next it drops every packet
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(host.getsockname())
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{host.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        begun = time.monotonic()
+        assert mode.choose() == "offline"
+        assert 1 < time.monotonic() - begun < 15
 
 
 def test_a_key_in_the_netrc_file_is_a_key(
@@ -303,6 +325,20 @@ def test_settings_that_w_and_b_refuses_cost_no_record(
     assert "W&B: not tracked" in caplog.text
 
 
+def test_a_signal_at_the_start_of_tracking_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(asked: str) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "disabled"
+
+    monkeypatch.setattr("nfbench.tracking.session.choose", interrupted)
+    root = write_table(tmp_path, gaussian=GAUSSIAN)
+    with pytest.raises(InterruptedRunError):
+        run(load("tiny/gaussian", "pinwheel", root=root), root=root, device="cpu")
+    assert not list(root.rglob("0.json"))
+
+
 def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
     root = write_table(tmp_path, diverging=DIVERGING)
     run(load("tiny/diverging", "pinwheel", root=root), root=root, device="cpu", wandb="offline")
@@ -326,12 +362,36 @@ def test_a_run_that_crashes_is_recorded_as_failed(
     assert (found.exit_code, found.preempted) == (1, False)
 
 
+def test_a_run_that_was_killed_before_it_told_of_its_record_tells_it_when_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    root = write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
+    experiment = load("tiny/maf", "pinwheel", root=root)
+    with monkeypatch.context() as patch:
+        patch.setattr("nfbench.tracking.session.Session.report", fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(experiment, root=root, device="cpu")
+    (first,) = logs(folder(root, "maf", 0))
+    assert "test/log_likelihood" not in first.summary
+    time.sleep(1)  # W&B names the folders of logs by the second
+    for _ in range(2):
+        result = run(experiment, root=root, device="cpu")
+        (_, last) = logs(folder(root, "maf", 0))
+        assert last.summary["test/log_likelihood"] == result.metrics["test/log_likelihood"]
+        assert last.exit_code == 0
+
+
 def test_an_identity_is_short_enough_and_apart_from_others(root: Path) -> None:
     experiment = load("tiny/maf", "pinwheel", 3, root=root)
     long = replace(experiment, row="r" * 90)
-    names = [run_id(each) for each in (experiment, long, replace(long, seed=4))]
-    assert names[0] == "tiny-maf-pinwheel-3"
-    assert len(set(names)) == 3
+    names = [run_id(each, "abcdef123456") for each in (experiment, long, replace(long, seed=4))]
+    names.append(run_id(long, "abcdee123456"))
+    assert names[0] == "tiny-maf-pinwheel-3-abcdef"
+    assert len(set(names)) == 4
     assert all(len(name) <= 64 and set(name) <= set(ALLOWED) for name in names)
     assert all(len(tag) <= 64 for tag in identify(long, "v" * 90).tags)
 
@@ -342,28 +402,47 @@ ALLOWED = "abcdefghijklmnopqrstuvwxyz0123456789_-"
 def test_overrides_are_a_run_and_a_group_of_their_own(root: Path) -> None:
     plain = load("tiny/maf", "pinwheel", 3, root=root)
     other = load("tiny/maf", "pinwheel", 3, ["training.max_steps=7"], root=root)
-    assert run_id(other).startswith("tiny-maf-pinwheel-3-")
+    assert identify(other, None).id != identify(plain, None).id
     assert identify(other, None).group == "tiny/maf/pinwheel training.max_steps=7"
     assert identify(plain, "v1").tags == ("tiny", "maf", "pinwheel", "seed-3", "v1")
 
 
-def test_a_log_is_cut_behind_its_last_whole_record_wherever_it_ends(
+def test_of_a_log_that_is_cut_every_whole_record_is_read_wherever_it_ends(
     root: Path, tmp_path: Path
 ) -> None:
     (found,) = logs(folder(root))
     content = found.path.read_bytes()
-    ends = [end for end, _ in raw_records(found.path)]
-    assert ends[-1] == len(content)
+    records = list(raw_records(found.path))
     path = tmp_path / "run.wandb"
-    for size in (8, ends[3] - 1, ends[3], ends[3] + 1, len(content) - 1):
+    for size in (0, 3, 7, 8, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        whole = max([end for end in ends if end <= size], default=7)
-        assert heal(path) == (size != whole)
-        assert path.read_bytes() == content[:whole]
-        assert not heal(path)
+        n = len(list(raw_records(path)))
+        assert list(raw_records(path)) == records[:n]
+        assert len(framed(records[: n + 1])) > size >= len(framed(records[:n])) or size < 7
+    assert framed(records) == content
 
 
-def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_up_to_there(
+@pytest.mark.parametrize("size", [BLOCK - 20 + i for i in range(20)] + [3 * BLOCK])
+def test_a_record_at_the_edge_of_a_block_is_read_as_it_was_written(
+    size: int, tmp_path: Path
+) -> None:
+    records = [bytes(range(1, 200)), b"x" * size, b"y" * 10, b"z" * BLOCK]
+    path = tmp_path / "run.wandb"
+    path.write_bytes(framed(records))
+    assert list(raw_records(path)) == records
+
+
+def test_a_row_that_has_changed_is_another_run_of_the_same_group(
+    root: Path, tmp_path: Path
+) -> None:
+    other = write_table(tmp_path, maf=changed(MAF, training={"max_steps": 20}))
+    experiments = [load("tiny/maf", "pinwheel", 3, root=each) for each in (root, other)]
+    before, after = (identify(each, None) for each in experiments)
+    assert before.id != after.id
+    assert (before.name, before.group) == (after.name, after.group)
+
+
+def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_but_for_a_block(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "run"
@@ -374,14 +453,18 @@ def test_a_log_of_many_blocks_is_read_whole_and_one_that_is_spoilt_up_to_there(
         logger.experiment.log({"text": text})
     logger.experiment.finish()
     (found,) = logs(directory)
-    assert found.end > 3 * BLOCK
-    assert [row["text"] for row in found.history] == texts
     content = bytearray(found.path.read_bytes())
+    assert len(content) > 3 * BLOCK
+    assert [row["text"] for row in found.history] == texts
+    assert not found.spoilt
     content[2 * BLOCK + 100] ^= 1
     found.path.write_bytes(content)
     part = read_log(found.path)
-    assert 0 < len(part.history) < 60
-    assert [row["text"] for row in part.history] == texts[: len(part.history)]
+    read = [row["text"] for row in part.history]
+    assert (read[0], read[-1]) == (texts[0], texts[-1])
+    assert 60 - BLOCK / 2000 - 2 < len(read) < 60
+    assert set(read) < set(texts)
+    assert (part.spoilt, part.exit_code) == (True, 0)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:

@@ -88,7 +88,11 @@ def end(sweep: Sweep, study: Study, *, device: str, threads: int) -> None:
         )
     log.info("the winner is trial %d: test", winner)
     record = run(
-        sweep.experiment(trials[winner].words), root=sweep.root, device=device, threads=threads
+        sweep.experiment(trials[winner].words),
+        root=sweep.root,
+        device=device,
+        threads=threads,
+        wandb="disabled",  # as no trial is tracked
     )
     found = Result(
         sweep=sweep.identity(),

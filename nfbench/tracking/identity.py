@@ -13,7 +13,7 @@ from nfbench.record import Named, run_dir
 
 PROJECT = "nfbench"
 MAX_ID, MAX_GROUP, MAX_TAG = 64, 128, 64  # characters that W&B takes
-DIGEST = 8
+DIGEST, HASH = 8, 6  # digits: of what is cut off, of the settings
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,14 @@ class Identity:
     job_type: str = "train"
 
 
-def run_id(named: Named) -> str:
-    """TABLE-ROW-CELL-SEED, with the hash of overrides if there are any; at most 64 characters."""
+def run_id(named: Named, settings: str) -> str:
+    """TABLE-ROW-CELL-SEED, the hash of overrides if there are any, and a part of the settings'.
+
+    At most 64 characters; what is run of other settings is another run.
+    """
     *_, table, row, cell, folder = run_dir(named, Path()).parts
-    return shortened(f"{table}-{row}-{cell}-{folder}", MAX_ID)
+    end = f"-{settings[:HASH]}"
+    return shortened(f"{table}-{row}-{cell}-{folder}", MAX_ID - len(end)) + end
 
 
 def shortened(text: str, longest: int) -> str:
@@ -59,7 +63,7 @@ def identify(experiment: Experiment, version: str | None) -> Identity:
         **e.config(),
     }
     return Identity(
-        id=run_id(e),
+        id=run_id(e, e.hash),
         name=run_dir(e, Path()).relative_to("runs").as_posix(),
         group=shortened(group, MAX_GROUP),
         tags=tuple(dict.fromkeys(shortened(tag, MAX_TAG) for tag in tags if tag)),

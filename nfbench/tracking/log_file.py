@@ -10,12 +10,11 @@ Imports no torch.
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nfbench.atomic import replacing
 from nfbench.errors import UsageError
 
 HEADER = struct.Struct("<4sHB")
@@ -23,6 +22,7 @@ START = HEADER.pack(b":W&B", 0xBEE1, 0)
 CHUNK = struct.Struct("<IHB")
 BLOCK = 32768
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+STEP = "trainer/global_step"  # the key of Lightning's for the training step of a row
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Logged:
     """What a log says of its run; ``exit_code`` is None if it was never finished.
 
     ``staged`` are the files of its artifacts that lie outside the run's folder, as absolute
-    paths, and ``end`` is where the last whole record ends, in bytes.
+    paths; a log is ``spoilt`` if records before its last one cannot be read.
     """
 
     path: Path
@@ -48,11 +48,26 @@ class Logged:
     staged: list[Path] = field(default_factory=list)
     preempted: bool = False
     exit_code: int | None = None
-    end: int = 0
+    spoilt: bool = False
 
 
 def read_log(path: Path) -> Logged:
-    """Everything up to the last whole record.
+    """What the whole records say.
+
+    Raises:
+        UsageError: no file of W&B, or a record that is none.
+    """
+    logged = Logged(path)
+    for record in records(path):
+        if record is None:
+            logged.spoilt = True
+        else:
+            take(logged, record)
+    return logged
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Each whole record, and None where some before the next one are spoilt.
 
     Raises:
         UsageError: no file of W&B, or a record that is none.
@@ -60,41 +75,68 @@ def read_log(path: Path) -> Logged:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2 as protocol
 
-    logged = Logged(path)
-    for logged.end, data in raw_records(path):
+    for data in raw_records(path):
+        if data is None:
+            yield None
+            continue
         record = protocol.Record()  # type: ignore[attr-defined]
         try:
             record.ParseFromString(data)
         except DecodeError as error:
-            raise UsageError(f"{path}: before byte {logged.end}: no record: {error}") from error
-        take(logged, record)
-    return logged
+            raise UsageError(f"{path}: expected records of W&B, got another: {error}") from error
+        yield record
 
 
-def raw_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Where each whole record ends, and its bytes; stops where the file is cut or spoilt.
+def raw_records(path: Path) -> Iterator[bytes | None]:
+    """The bytes of each whole record, and None where some before the next one are spoilt.
+
+    What cannot be read is left out up to the next block; at the end it is a cut, and no fault.
 
     Raises:
         UsageError: another kind of file.
     """
     content = path.read_bytes()
-    if not content.startswith(START):
+    if not START.startswith(content[: len(START)]):  # a process killed early leaves less
         raise UsageError(f"{path}: expected a log of W&B, got {content[: len(START)]!r}")
-    position, parts = len(START), list[bytes]()
-    while True:
-        left = BLOCK - position % BLOCK
-        if left < CHUNK.size or content[position + 6 : position + 7] == b"\0":
-            position += left  # the rest of a block is padding
-        if position + CHUNK.size > len(content):
-            return
+    position, parts, spoilt = len(START), list[bytes](), False
+    while position + CHUNK.size <= len(content):
+        end = position + BLOCK - position % BLOCK
+        if end - position < CHUNK.size or not any(content[position:end]):
+            position = end  # the rest of a block is padding
+            continue
         checksum, length, kind = CHUNK.unpack_from(content, position)
-        data = content[position + CHUNK.size : position + CHUNK.size + length]
+        position += CHUNK.size
+        data = content[position : position + length]
         if len(data) < length or zlib.crc32(bytes([kind]) + data) != checksum:
-            return
-        position += CHUNK.size + length
-        parts = [data] if kind in (WHOLE, FIRST) else [*parts, data]
-        if kind in (WHOLE, LAST):
-            yield position, b"".join(parts)
+            position, parts, spoilt = end, [], True
+            continue
+        position += length
+        if kind in (WHOLE, FIRST) or parts:  # else its first part was spoilt
+            parts.append(data)
+        if parts and kind in (WHOLE, LAST):
+            if spoilt:
+                yield None
+            yield b"".join(parts)
+            parts, spoilt = [], False
+
+
+def framed(records: Iterable[bytes]) -> bytes:
+    """The content of a log with these records."""
+    content = bytearray(START)
+    for record in records:
+        rest, kinds = record, (WHOLE, FIRST)  # if it is whole in this chunk, and if not
+        while True:
+            if (left := BLOCK - len(content) % BLOCK) < CHUNK.size:
+                content += bytes(left)
+                left = BLOCK
+            part, rest = rest[: left - CHUNK.size], rest[left - CHUNK.size :]
+            kind = kinds[bool(rest)]
+            checksum = zlib.crc32(bytes([kind]) + part)
+            content += CHUNK.pack(checksum, len(part), kind) + part
+            if not rest:
+                break
+            kinds = (LAST, MIDDLE)
+    return bytes(content)
 
 
 def take(logged: Logged, record: Any) -> None:
@@ -144,15 +186,12 @@ def value_of(item: Any) -> Any:
     return json.loads(value) if kind in ("json", "value_json") else value
 
 
-def heal(path: Path) -> bool:
-    """Cut a log behind its last whole record; tell whether there was anything to cut.
+def marker(log: Path) -> Path:
+    """What lies beside a log that W&B has taken whole."""
+    return log.with_name(f"{log.name}.synced")
 
-    What a killed process has half written keeps W&B from ever taking the log for synced.
-    """
-    end = max((end for end, _ in raw_records(path)), default=len(START))
-    content = path.read_bytes()
-    if len(content) == end:
-        return False
-    with replacing(path) as file:
-        file.write(content[:end])
-    return True
+
+def last_log(directory: Path) -> Path | None:
+    """The log of the last start of the run of a folder, which W&B names by its time."""
+    logs = directory.glob("wandb/*run-*/*.wandb")
+    return max(logs, key=lambda log: log.parent.name.removeprefix("offline-"), default=None)

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from nfbench.signals import InterruptedRunError
 
 from .identity import Identity
+from .log_file import STEP, marker
 from .mode import SETTINGS
 
 log = logging.getLogger("nfbench")
@@ -22,7 +23,6 @@ NAMES = {  # of the curve's numbers, beside whose step they stand
     "val_log_likelihood_se": "val/log_likelihood_se",
     "learning_rate": "train/learning_rate",
 }
-STEP = "trainer/global_step"
 
 
 class RunLogger(WandbLogger):
@@ -74,6 +74,7 @@ class RunLogger(WandbLogger):
                 raise
             log.warning("W&B: offline, as the server did not take the run: %s", error)
             self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # else the run that it tried in vain keeps the id
             run = wandb.init(**self._wandb_init, settings=settings)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
@@ -85,6 +86,16 @@ class RunLogger(WandbLogger):
         numbers = {name_of(key): value for key, value in metrics.items() if key != "step"}
         with self.forgiving():
             self.experiment.log({**numbers, STEP: metrics.get("step", step)})
+
+    def finish(self, exit_code: int, *, preempted: bool = False) -> None:
+        """Finish the run, if it was started; a log that W&B has taken online is marked so."""
+        if self._experiment:
+            with self.forgiving():
+                if preempted:
+                    self.experiment.mark_preempting()
+                self._experiment.finish(exit_code=exit_code)
+                if self._wandb_init["mode"] == "online":
+                    marker(Path(self._experiment.settings.sync_file)).touch()
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:

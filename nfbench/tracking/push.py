@@ -104,7 +104,12 @@ def links(path: str) -> Callable[[Record], str]:
         known = {run.id: run.url for run in wandb.Api().runs(path, per_page=1000)}
     except ValueError:  # there is no such project yet
         known = {}
-    return lambda record: known.get(run_id(record)) or leaderboard.place(record)
+
+    def link(record: Record) -> str:
+        name = run_id(record, record.experiment["config_hash"])
+        return known.get(name) or leaderboard.place(record)
+
+    return link
 
 
 def artifact(view: View, lines: Sequence[Line], folder: Path) -> Any:

@@ -14,6 +14,7 @@ from nfbench.record import Record, run_dir
 from nfbench.signals import InterruptedRunError
 
 from .identity import identify
+from .log_file import last_log, read_log
 from .logger import RunLogger
 from .mode import choose
 
@@ -49,7 +50,7 @@ class Session:
         """The mode asked for, or disabled where wandb is absent or set up in a way it refuses."""
         try:
             return choose(asked)
-        except UsageError:
+        except (UsageError, InterruptedRunError):
             raise
         except Exception as error:
             log.warning("W&B: not tracked: %s", " ".join(str(error).split()))
@@ -76,11 +77,8 @@ class Session:
     def finish(self, exit_code: int, *, preempted: bool = False) -> None:
         """Finish the run in W&B, if it was started and is not finished yet."""
         logger, self.logger = self.logger, None
-        if logger and logger._experiment:
-            with logger.forgiving():
-                if preempted:
-                    logger.experiment.mark_preempting()
-                logger._experiment.finish(exit_code=exit_code)
+        if logger:
+            logger.finish(exit_code, preempted=preempted)
 
     def report(self, result: Record) -> None:
         """Tell what the record says, with the figures of the run, and finish."""
@@ -110,6 +108,22 @@ class Session:
         if arrays and not is_plane(arrays):
             white = float(arrays["real"].max())
             yield "samples", wandb.Image(grid(to_bytes(arrays["samples"], white), COLUMNS))
+
+
+def report_late(experiment: Experiment, root: Path, asked: str, result: Record) -> None:
+    """Tell W&B what a record says, if the run was killed after it wrote it and before it could.
+
+    Raises:
+        UsageError: another mode.
+    """
+    if asked != "disabled" and (last := last_log(run_dir(experiment, root))):
+        try:
+            told = read_log(last).exit_code == 0
+        except (UsageError, ImportError):  # `nfbench wandb sync` tells of a log it cannot read
+            return
+        if not told:
+            with Session(experiment, root, asked) as session:
+                session.report(result)
 
 
 def summary_of(result: Record) -> dict[str, Any]:

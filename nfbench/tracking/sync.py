@@ -1,16 +1,20 @@
-"""Push to W&B what ran offline: whole runs, resumable, nothing twice. Imports no torch.
+"""Push to W&B what it lacks of runs, offline or cut off: whole runs, nothing twice.
 
-A run that was interrupted has a log for each of its starts; they are pushed together, in order,
-as one run. A log that W&B has taken carries a marker beside it and is not read again.
+A run that was interrupted has a log for each of its starts. They are merged into one, and pushed
+from the first row on that W&B does not have: so does the next push if this one is cut, or if there
+is another start since. When W&B has taken all, each log gets a marker beside it; a log itself is
+never changed. Imports no torch.
 """
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nfbench.errors import UsageError
+from nfbench.record import find_root
 
-from .log_file import Logged, heal, read_log
+from .log_file import Logged, marker, read_log
+from .merge import merge
 from .mode import obstacle
 
 SECONDS = 300.0  # in which W&B takes one more log, or is taken for gone
@@ -33,38 +39,69 @@ BATCH = 100  # runs for a process, whose command line has an end
 
 @dataclass(frozen=True)
 class Offline:
-    """A run with logs that W&B has not taken, in order, and what speaks against pushing it."""
+    """A run with a log that W&B has not taken: all its logs, in order.
+
+    ``problem`` is what speaks against pushing it.
+    """
 
     id: str
-    project: str
-    logs: tuple[Path, ...]
+    project: str = "?"  # with the entity before it, if it names one
+    logs: tuple[Logged, ...] = ()
     problem: str | None = None
 
 
 def sync(
-    paths: Sequence[Path],
+    paths: Sequence[Path] = (),
     *,
+    root: Path | None = None,
     dry_run: bool = False,
     patience: float = SECONDS,
     console: Console | None = None,
 ) -> bool:
-    """Push the offline runs below some folders; tell whether none is left for a fault.
+    """Push the runs below some folders, or all; tell whether none is left for a fault.
 
     Runs that are still running wait for the next call.
 
     Raises:
+        UsageError: no key, a server that does not answer, or another process that pushes.
+    """
+    root, console = root or find_root(), console or Console()
+    paths = paths or [root / "runs"]
+    if dry_run:
+        return push_all(paths, patience, console, dry_run=True)
+    lock = root / "runs" / "sync.lock"
+    lock.parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            return push_all(paths, patience, console)
+    except Timeout:
+        raise UsageError(
+            f"wandb sync: expected no other one to be at work, got one that holds {lock}; "
+            "try again when it has ended"
+        ) from None
+
+
+def push_all(
+    paths: Sequence[Path], patience: float, console: Console, *, dry_run: bool = False
+) -> bool:
+    """Push the runs below some folders; tell whether none is left for a fault.
+
+    Raises:
         UsageError: no key, or a server that does not answer.
     """
-    console = console or Console()
     found = pending(paths)
     good = [run for run in found if run.problem is None]
+    for run in good:
+        for log in (logged.path for logged in run.logs if logged.spoilt):
+            tell(console, run, f"part of {log} cannot be read; the rest is pushed")
     if dry_run:
         for run in good:
             tell(console, run, f"to push, {parts(run)}")
     elif good:
         if reason := obstacle():
             raise UsageError(f"wandb sync: nothing was pushed, as {reason}")
-        found = [run for run in found if run.problem] + push(good, patience, console)
+        there = rows_there(good, patience)
+        found = [run for run in found if run.problem] + push(good, there, patience, console)
     bad = [run for run in found if run.problem]
     for run in bad:
         tell(console, run, str(run.problem))
@@ -85,28 +122,35 @@ def parts(run: Offline) -> str:
 
 
 def pending(paths: Sequence[Path]) -> list[Offline]:
-    """The runs below some folders that have logs without a marker, by name."""
-    found: dict[tuple[str, str], list[Logged]] = {}
-    faults = []
-    for path in sorted({log.resolve() for each in paths for log in logs_below(each)}):
-        if marker(path).exists():
-            continue
-        try:
-            logged = read_log(path)
-        except UsageError as error:
-            faults.append(Offline(path.parent.name, "?", (path,), str(error)))
-            continue
-        if logged.id:  # else it was killed before it had a name
-            found.setdefault((logged.project, logged.id), []).append(logged)
-    runs = []
-    for (project, name), logs in sorted(found.items()):
-        logs.sort(key=lambda logged: (logged.started, logged.path))
-        runs.append(Offline(name, project, tuple(each.path for each in logs), fault(logs)))
-    return runs + faults
+    """The runs below some folders that have a log without a marker, by folder."""
+    logs = {log.resolve() for each in paths for log in logs_below(each)}
+    starts = sorted({(log.parents[1], log.name) for log in logs})
+    found = [starts_of_run(sorted(folder.glob(f"*run-*/{name}"))) for folder, name in starts]
+    return [run for run in found if run]
+
+
+def starts_of_run(logs: Sequence[Path]) -> Offline | None:
+    """The run of some logs, if W&B has not taken all; one log that is unreadable holds it back."""
+    if all(marker(log).exists() for log in logs):
+        return None
+    try:
+        read = [read_log(log) for log in logs]
+        for logged in read:
+            if logged.spoilt and not logged.id:
+                raise UsageError(f"{logged.path}: its beginning cannot be read")
+    except UsageError as error:
+        return Offline(logs[0].stem.removeprefix("run-"), problem=str(error))
+    named = [logged for logged in read if logged.id]  # else it was killed before it had a name
+    if all(marker(logged.path).exists() for logged in named):
+        return None
+    named.sort(key=lambda logged: (logged.started, logged.path))
+    first = named[0]
+    project = "/".join(filter(None, [first.entity, first.project]))
+    return Offline(first.id, project, tuple(named), fault(named))
 
 
 def logs_below(path: Path) -> Iterator[Path]:
-    """The logs of offline runs in a folder, or the log itself.
+    """The logs of runs in a folder, or the log itself.
 
     Raises:
         UsageError: there is no such path.
@@ -115,15 +159,10 @@ def logs_below(path: Path) -> Iterator[Path]:
         raise UsageError(f"wandb sync: expected a folder with runs, got none: {path}")
     if path.is_file():
         yield path
-    elif path.name.startswith("offline-run-"):
+    elif path.name.startswith(("offline-run-", "run-")):
         yield from path.glob("*.wandb")
-    else:
-        yield from path.rglob("offline-run-*/*.wandb")
-
-
-def marker(log: Path) -> Path:
-    """What W&B leaves beside a log that it has taken."""
-    return log.with_name(f"{log.name}.synced")
+    else:  # `latest-run` is a link to one of these
+        yield from path.rglob("*run-*/*.wandb")
 
 
 def fault(logs: Iterable[Logged]) -> str | None:
@@ -152,34 +191,62 @@ def is_running(directory: Path) -> bool:
         return True
 
 
-def push(runs: Sequence[Offline], patience: float, console: Console) -> list[Offline]:
+def rows_there(runs: Sequence[Offline], patience: float) -> Counter[tuple[str, str]]:
+    """How many rows W&B has of some runs, by project and id.
+
+    Raises:
+        UsageError: it does not tell.
+    """
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    found = Counter[tuple[str, str]]()
+    for project in sorted({run.project for run in runs}):
+        names = [run.id for run in runs if run.project == project]
+        try:
+            api = wandb.Api(timeout=math.ceil(patience))
+            for each in api.runs(project, filters={"name": {"$in": names}}, per_page=BATCH):
+                found[project, each.id] = each.historyLineCount
+        except ValueError:  # there is no such project yet
+            continue
+        except (wandb.errors.Error, WandbApiFailedError, TimeoutError) as error:
+            said = " ".join(str(error).split())
+            raise UsageError(
+                f"wandb sync: nothing was pushed; of what is there: {said}"
+            ) from error
+    return found
+
+
+def push(
+    runs: Sequence[Offline], there: Counter[tuple[str, str]], patience: float, console: Console
+) -> list[Offline]:
     """Push runs, under a bar; each comes back with what went wrong, if anything did."""
     columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     pushed: list[Offline] = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(runs))
         for batch in (runs[at : at + BATCH] for at in range(0, len(runs), BATCH)):
-            for run in batch:
-                for log in run.logs:
-                    heal(log)
             with tempfile.TemporaryDirectory() as folder:
+                logs = [
+                    merge(run.logs, there[run.project, run.id], Path(folder, str(i)))
+                    for i, run in enumerate(batch)
+                ]
                 output = Path(folder, "output")
-                with contextlib.closing(call(batch, output, patience)) as counts:
+                with contextlib.closing(call(logs, output, patience)) as counts:
                     for n_taken in counts:
                         progress.update(task, completed=len(pushed) + n_taken)
                 lines = output.read_text().splitlines()
-            pushed += [judge(run, lines) for run in batch]
+                pushed += [judge(run, log, lines) for run, log in zip(batch, logs, strict=True)]
             progress.update(task, completed=len(pushed))
     return pushed
 
 
-def call(batch: Sequence[Offline], output: Path, patience: float) -> Generator[int]:
-    """`wandb sync` of some runs: how many it has taken so far, again and again.
+def call(logs: Sequence[Path], output: Path, patience: float) -> Generator[int]:
+    """`wandb sync` of some logs: how many it has taken so far, again and again.
 
     It is stopped if it takes no log for so many seconds: it never gives a server up by itself.
     What it prints goes to a file, and its own logs beside it.
     """
-    logs = [log for run in batch for log in run.logs]
     env = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -201,7 +268,7 @@ def call(batch: Sequence[Offline], output: Path, patience: float) -> Generator[i
                 with output.open("a") as file:
                     file.write(f"ERROR W&B took nothing for {patience:g} seconds\n")
                 return
-            yield sum(all(marker(log).exists() for log in run.logs) for run in batch)
+            yield taken
     finally:
         stop(process)
 
@@ -213,15 +280,17 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def judge(run: Offline, lines: Sequence[str]) -> Offline:
-    """A run after the push: W&B's exit code is 0 and its marker is there after errors too."""
-    names = [f"[{run.project}/{run.id}]", *(str(log.parent) for log in run.logs)]
+def judge(run: Offline, log: Path, lines: Sequence[str]) -> Offline:
+    """A run after the push of its log, marked if W&B has taken it.
+
+    W&B's exit code is 0 and its own marker is there after errors too.
+    """
     errors = [line for line in lines if "ERROR" in line]
+    names = (f"/{run.id}]", f"{log.parent}")
     own = [line for line in errors if any(name in line for name in names)]
-    missing = [log for log in run.logs if not marker(log).exists()]
-    if not own and not missing:
+    if marker(log).exists() and not own:
+        for logged in run.logs:
+            marker(logged.path).touch()
         return run
-    for log in run.logs if own else ():
-        marker(log).unlink(missing_ok=True)
     said = " ".join((own or errors or lines or ["it said nothing"])[-1].split())
     return replace(run, problem=f"not taken: {said}")
