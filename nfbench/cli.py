@@ -206,7 +206,12 @@ def reproduce(
     with a log beside its checkpoints. With --slurm each is a task of an array; slurm/README.md
     leads through it, and nfbench status tells how they are.
     """
-    wanted = {"rows": rows, "cells": cells, "seeds": range(seeds), "dry_run": dry_run}
+    wanted: dict[str, Any] = {
+        "rows": rows,
+        "cells": cells,
+        "seeds": range(seeds),
+        "dry_run": dry_run,
+    }
     wanted |= {"device": device, "threads": threads, "compile": compile, "wandb": wandb}
     if profile:
         send_table(table, profile, push=push, **wanted)

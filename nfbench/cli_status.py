@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -179,7 +179,7 @@ def retry(table: str, failed: bool, profile: str | None, dry_run: bool) -> None:
         nfbench retry demo --failed --slurm mine
     """
     from nfbench.launch.control import put_aside
-    from nfbench.launch.standing import FAILED as BAD
+    from nfbench.launch.plan import FAILED as BAD
     from nfbench.launch.standing import standings
     from nfbench.record import find_root
 
@@ -195,7 +195,7 @@ def retry(table: str, failed: bool, profile: str | None, dry_run: bool) -> None:
     jobs, notes = put_aside(bad)
     click.echo("".join(f"{note}\n" for note in notes), nl=False)
     places = [job.experiment for job in jobs]
-    wanted = {
+    wanted: dict[str, Any] = {
         "rows": list(dict.fromkeys(each.row for each in places)),
         "cells": list(dict.fromkeys(each.cell for each in places)),
         "seeds": sorted({each.seed for each in places}),

@@ -171,15 +171,15 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "sweeps.launch": "data errors launch.estimate signals sweeps.pages sweeps.result sweeps.space"
     " sweeps.study",
     "cli_slurm": "launch.doctor launch.profile launch.slurm record sweeps.space",
-    "cli_status": "cli_slurm errors launch.commands launch.control launch.manifest launch.queue"
-    " launch.reproduce launch.standing record",
-    "cli_sweep": "cli_slurm errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
-    " sweeps.result sweeps.space sweeps.work",
+    "cli_status": "cli_slurm errors launch.commands launch.control launch.manifest launch.plan"
+    " launch.queue launch.reproduce launch.standing record",
+    "cli_sweep": "cli_slurm errors launch.reproduce logs signals summary sweeps.launch"
+    " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "record tracking.push tracking.sync",
     "cli_table": "catalog cli_sweep errors rendering tables",
-    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_status cli_sweep cli_table"
-    " cli_wandb config data errors inspection launch.reproduce logs plots record run signals"
-    " summary tradeoff world",
+    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_status cli_sweep"
+    " cli_table cli_wandb config data errors inspection launch.reproduce logs plots record run"
+    " signals summary tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -14,9 +14,9 @@ from nfbench.record import NAME
 
 from .commands import call
 from .manifest import latest, submissions, submitted_names
-from .plan import Job
+from .plan import FAILED, Job
 from .queue import Task, queue
-from .standing import FAILED, Standing
+from .standing import Standing
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def matching(target: str | None, root: Path) -> Iterator[Cancelled]:
     chosen = [n for n in names if target is None or within(target, n) or within(n, target)]
     if not chosen:
         raise UsageError(
-            f"{target}: nothing of it was submitted ({', '.join(names) or 'no table'})"
+            f"{target or 'cancel'}: nothing of it was submitted ({', '.join(names) or 'no table'})"
         )
     there = queue()
     for name in chosen:

@@ -4,6 +4,7 @@ What a folder holds is whole before the array is sent, and an array is known in 
 folder: whatever is stopped in between, nothing is sent twice and nothing is forgotten.
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,20 +33,8 @@ from .script import job_script, render_script
 
 LOCK_SECONDS = 60.0
 # Variables whose values tell what a job ran with; of the others the names alone are kept.
-TOLD = tuple(
-    [
-        "NFBENCH_",
-        "PYTHON",
-        "PATH",
-        "LD_LIBRARY",
-        "VIRTUAL_ENV",
-        "CONDA",
-        "OMP_",
-        "CUDA_",
-        "SLURM_",
-        "TORCH_",
-        "WANDB_",
-    ]
+TOLD = re.compile(
+    r"(NFBENCH|PYTHON|LD_LIBRARY|VIRTUAL_ENV|CONDA|OMP|CUDA|SLURM|TORCH|WANDB)\w*|PATH"
 )
 
 
@@ -191,7 +180,7 @@ def told_environment() -> str:
     """The variables that a job inherits, a line each: values of those that matter, no secret."""
     lines = [
         f"{name}={shlex.quote(value)}"
-        if name.startswith(TOLD) and not SECRET.search(name)
+        if TOLD.fullmatch(name) and not SECRET.search(name)
         else f"{name} (value not kept)"
         for name, value in sorted(environment().items())
     ]
