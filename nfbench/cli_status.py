@@ -31,6 +31,7 @@ COLORS = {
 }
 SECONDS = 5.0
 SHOWN = 30  # lines of one state; the others are counted
+TELLING = ("running", "requeued", "failed")  # states of which some are shown however many
 
 
 @click.command()
@@ -109,11 +110,12 @@ def view(name: str, found: Sequence["Standing"]) -> "list[RenderableType]":
     told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     cells = Table.grid(padding=(0, 2))
     for state in ORDER:
-        those = [each for each in found if each.state == state]
-        for each in those[:SHOWN]:
-            cells.add_row(Text(each.name), Text(state, style=COLORS[state]), Text(each.note))
-        if len(those) > SHOWN:
-            cells.add_row(f"and {len(those) - SHOWN} more", Text(state, style=COLORS[state]), "")
+        those, word = [s for s in found if s.state == state], Text(state, style=COLORS[state])
+        shown = SHOWN if state in TELLING or len(those) <= SHOWN else 0
+        for each in those[:shown]:
+            cells.add_row(Text(each.name), word, Text(each.note))
+        if len(those) > shown:
+            cells.add_row(f"{len(those) - shown} cells", word, "")
     return [Text(f"{name}: {told or 'nothing'}", style="bold"), cells]
 
 

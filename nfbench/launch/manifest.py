@@ -8,6 +8,7 @@ which it is found in the queue, whether or not its submission ended well.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ class Submission:
 
     def output(self, cell: str) -> Path:
         """What the task with this cell has printed."""
-        return self.folder / f"{self.cells.index(cell) // self.pack}.out"
+        return self.folder / f"{self.line[cell] // self.pack}.out"
+
+    @cached_property
+    def line(self) -> dict[str, int]:
+        """Which line of commands.txt each cell is, from 0 on."""
+        return {cell: i for i, cell in enumerate(self.cells)}
 
     def text(self) -> str:
         """The manifest."""
