@@ -33,6 +33,11 @@ class Job:
         e = self.experiment
         return f"{e.table}/{e.row}/{e.cell}/{e.seed}"
 
+    @property
+    def place(self) -> str:
+        """Its run's folder, from runs/ on: its name, and of overrides their hash."""
+        return f"{self.name.rpartition('/')[0]}/{record.run_dir(self.experiment, self.root).name}"
+
 
 def plan(
     table_name: str,

@@ -9,7 +9,7 @@ from .commands import call
 from .manifest import Submission
 
 # Columns of squeue and their widths; the folder, which may hold anything, comes last.
-COLUMNS = {"ArrayJobID": 16, "ArrayTaskID": 16, "State": 24, "RestartCnt": 8, "WorkDir": 4096}
+COLUMNS = {"ArrayJobID": 16, "ArrayTaskID": 16, "State": 24, "RestartCnt": 8, "WorkDir": 1024}
 
 
 @dataclass(frozen=True)

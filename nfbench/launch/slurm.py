@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfbench import record
-from nfbench.data.manage import status
 from nfbench.errors import UsageError
 from nfbench.sweeps.result import finished
 from nfbench.sweeps.space import Sweep
@@ -58,7 +57,7 @@ def submit_table(
     after = [["nfbench", "table", table]]
     after += [["nfbench", "leaderboard", "push", table]] if push else []
     runnable, notes = with_data(to_run(jobs, only), profile)
-    lines = {name_of(job): [*job.experiment.command, "--no-bar", *options] for job in runnable}
+    lines = {job.place: [*job.experiment.command, "--no-bar", *options] for job in runnable}
     report = submit(table, lines, profile, root, after=after, dry_run=dry_run)
     n_done, n_failed = (sum(job.state == s for job in jobs) for s in (DONE, FAILED))
     stale = [job.name for job in jobs if job.state == STALE]
@@ -136,16 +135,13 @@ def prepare(
     return Report(0, len(lines) - len(todo), 0, drafted, None, [])
 
 
-def name_of(job: Job) -> str:
-    """A cell's name among submissions: its run's folder, from runs/ on."""
-    return record.run_dir(job.experiment, job.root).relative_to(job.root / "runs").as_posix()
-
-
 def with_data(jobs: Sequence[Job], profile: Profile) -> tuple[list[Job], list[str]]:
     """The jobs whose data are there, and what is said of the others.
 
     Of a folder that only the nodes see nothing is known, and nothing left out.
     """
+    from nfbench.data.manage import status
+
     root = data_folder(profile)
     if "NFBENCH_DATA" in profile.env and not root.is_dir():
         return list(jobs), []

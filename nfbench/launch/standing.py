@@ -14,12 +14,10 @@ from nfbench import record
 from nfbench.catalog import Table, load_table
 from nfbench.config import Experiment
 from nfbench.curve import read_curve
-from nfbench.data import DATA
 
 from .manifest import Submission, latest, submissions
 from .plan import DONE, FAILED, MISSING, STALE, STARTED, Job, of_cell
 from .queue import Queue, Task, active
-from .slurm import name_of
 
 RUNNING, QUEUED, REQUEUED = "running", "queued", "requeued"
 IN_QUEUE = (RUNNING, QUEUED, REQUEUED)
@@ -77,7 +75,7 @@ def seeds_of(table: Table, sent: Iterable[str], root: Path) -> dict[tuple[str, s
 
 def standing(job: Job, there: Mapping[str, Task], last: Mapping[str, Submission]) -> Standing:
     """How one cell is."""
-    name = name_of(job)
+    name = job.place
     if job.state in (DONE, STALE):
         return Standing(name, job.state, "", job)
     if task := there.get(name):
@@ -121,10 +119,13 @@ def progress(job: Job) -> str:
 
 def last_step(experiment: Experiment) -> int | None:
     """The last optimizer step, or None where early stopping alone ends the training."""
-    training, n_train = experiment.training, DATA[experiment.data.name].sizes[0]
-    epochs = training.max_epochs
-    of_epochs = epochs and epochs * max(1, n_train // experiment.data.batch_size)
-    given = [limit for limit in (training.max_steps, of_epochs) if limit is not None]
+    training = experiment.training
+    given = [training.max_steps] if training.max_steps is not None else []
+    if training.max_epochs is not None:
+        from nfbench.data import DATA
+
+        n_train = DATA[experiment.data.name].sizes[0]
+        given.append(training.max_epochs * max(1, n_train // experiment.data.batch_size))
     return min(given, default=None)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nfbench.data.dataset import data_root
 from nfbench.errors import UsageError
 from nfbench.record import write_atomic
 
@@ -173,6 +172,8 @@ def most_tasks() -> int:
 
 def data_folder(profile: Profile) -> Path:
     """Where the jobs find the data: as the profile says, or as here."""
+    from nfbench.data.dataset import data_root
+
     return Path(profile.env.get("NFBENCH_DATA") or data_root().absolute())
 
 
