@@ -164,6 +164,7 @@ def test_the_processes_of_a_sweep_are_sent_until_there_are_enough(
     more = nfbench("sweep", "small", "--slurm", mine, "--workers", 3)
     assert "2 in the queue, 1 to send" in more.output
     assert "sweeps/small: " in nfbench("status").output
+
     ended(cluster)
     words = ["-m", "nfbench", "sweep", "small", "--jobs", "1", "--device", "auto"]
     assert [found[:8] for found in told(slurm_root)] == [words] * 3

@@ -67,10 +67,12 @@ def following(root: Path, name: str) -> Path:
 
 
 def submitted_names(root: Path) -> list[str]:
-    """The tables, and sweeps as sweeps/NAME, that have submissions."""
-    above = root / "runs" / "slurm"
-    files = [*above.glob(f"*/*/{MANIFEST}"), *above.glob(f"sweeps/*/*/{MANIFEST}")]
-    return sorted({file.parent.parent.relative_to(above).as_posix() for file in files})
+    """The tables, and sweeps as sweeps/NAME, that are still there and have submissions."""
+    above, tables, sweeps = root / "runs" / "slurm", root / "experiments", "sweeps"
+    files = [*above.glob(f"*/*/{MANIFEST}"), *above.glob(f"{sweeps}/*/*/{MANIFEST}")]
+    names = {file.parent.parent.relative_to(above) for file in files}
+    known = [n for n in names if n.parent.name == sweeps or (tables / n / "table.yaml").exists()]
+    return sorted(name.as_posix() for name in known)
 
 
 def submissions(root: Path, name: str) -> list[Submission]:
