@@ -15,8 +15,9 @@ from nfbench.cli_compare import compare
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
-from nfbench.cli_slurm import slurm
+from nfbench.cli_slurm import send_table, slurm, slurm_option
 from nfbench.cli_speed import speed
+from nfbench.cli_status import FOLLOWING
 from nfbench.cli_sweep import sweep
 from nfbench.cli_table import table
 from nfbench.cli_wandb import leaderboard
@@ -181,6 +182,8 @@ def end(exit_code: int) -> NoReturn:
     help="Cells side by side; by default as many as cores allow, one on a GPU.",
 )
 @machine_options
+@slurm_option
+@click.option("--push", is_flag=True, help="With --slurm: push the leaderboard after the table.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
 def reproduce(
     table: str,
@@ -192,28 +195,32 @@ def reproduce(
     threads: int,
     compile: bool,
     wandb: str,
+    profile: str | None,
+    push: bool,
     dry_run: bool,
 ) -> None:
     """Run what is missing of a table, then render it.
 
     Finished cells are skipped and started ones go on; a cell that fails does not stop the rest.
     Each cell runs in a process of its own, by the command that `nfbench run --help` describes,
-    with a log beside its checkpoints.
+    with a log beside its checkpoints. With --slurm each is a task of an array; slurm/README.md
+    leads through it, and nfbench status tells how they are.
     """
+    wanted: dict[str, Any] = {
+        "rows": rows,
+        "cells": cells,
+        "seeds": range(seeds),
+        "dry_run": dry_run,
+    }
+    wanted |= {"device": device, "threads": threads, "compile": compile, "wandb": wandb}
+    if profile:
+        send_table(table, profile, push=push, **wanted)
+        return
+    if push:
+        raise UsageError("--push: expected --slurm; here call nfbench leaderboard push afterwards")
     from nfbench.launch.reproduce import reproduce as reproduce_table
 
-    good = reproduce_table(
-        table,
-        rows=rows,
-        cells=cells,
-        seeds=range(seeds),
-        jobs=jobs,
-        device=device,
-        threads=threads,
-        compile=compile,
-        wandb=wandb,
-        dry_run=dry_run,
-    )
+    good = reproduce_table(table, jobs=jobs, **wanted)
     sys.exit(0 if good else FAILED)
 
 
@@ -276,3 +283,5 @@ main.add_command(data)
 main.add_command(wandb_group)
 main.add_command(leaderboard)
 main.add_command(slurm)
+for each in FOLLOWING:
+    main.add_command(each)

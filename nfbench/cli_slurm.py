@@ -1,8 +1,13 @@
-"""`nfbench slurm`: what a cluster needs to be told, and whether that works."""
+"""`nfbench slurm`: whether a profile works; and what other commands submit to a cluster."""
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from nfbench.launch.slurm import Report
 
 COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
 FAULT = 1
@@ -48,3 +53,63 @@ def doctor(profile: str, no_job: bool, wait: float) -> None:
         click.echo(f"{kind} {finding.check:11} {finding.message}")
         faults += finding.kind == "fault"
     sys.exit(FAULT if faults else 0)
+
+
+def slurm_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option that sends what a command would run here."""
+    text = "Submit to SLURM instead, by the profile slurm/PROFILE.yaml or a file, and return."
+    return click.option("--slurm", "profile", metavar="PROFILE", help=text)(command)
+
+
+def send_table(
+    table: str,
+    profile: str,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    compile: bool = False,
+    wandb: str = "auto",
+    **wanted: Any,
+) -> None:
+    """Submit what is missing of a table, and say what was sent."""
+    from nfbench.launch.profile import load_profile
+    from nfbench.launch.slurm import submit_table
+
+    chosen = load_profile(profile)
+    # A task of several cores is worth as many threads, if nothing else is asked for.
+    options = ["--device", device, "--threads", str(threads if threads > 1 else chosen.cpus)]
+    options += ["--compile"] * compile
+    options += ["--wandb", wandb] if wandb != "auto" else []
+    tell(table, submit_table(table, chosen, options=options, **wanted))
+
+
+def send_sweep(name: str, profile: str, *, workers: int, dry_run: bool, **options: Any) -> None:
+    """Submit processes that work on a sweep, and say what was sent."""
+    from nfbench.launch.profile import load_profile
+    from nfbench.launch.slurm import submit_sweep
+    from nfbench.sweeps.space import load_sweep
+
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    found = load_sweep(name)
+    report = submit_sweep(
+        found, load_profile(profile), workers=workers, options=words, dry_run=dry_run
+    )
+    tell(f"sweeps/{name}", report)
+
+
+def tell(name: str, report: "Report") -> None:
+    """Say what was sent; of a dry run print every file that would be written."""
+    n_new = sum(len(each.cells) for each, _, _ in report.draft.arrays) if report.draft else 0
+    click.echo(f"{name}: {report.n_done} done, {report.n_active} in the queue, {n_new} to send")
+    if report.draft and not report.sent:
+        for path, text in report.draft.texts():
+            click.echo(f"\n==> {path}\n{text}", nl=False)
+    for note in report.notes:
+        click.echo(note)
+    if not report.sent:
+        return
+    for job, each in report.sent.arrays:
+        click.echo(f"submitted: array {job} of {each.n_tasks} tasks, in {each.folder}")
+    if report.sent.after:
+        click.echo(f"submitted: job {report.sent.after} renders the table after them")
+    click.echo(f"how they are: nfbench status {name}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfbench.cli_slurm import send_sweep, slurm_option
 from nfbench.errors import UsageError
 from nfbench.logs import logging_to
 
@@ -32,8 +33,24 @@ INTERRUPTED, FAILED = 130, 1
     type=click.IntRange(1),
     help="CPU threads of a trial.",
 )
+@slurm_option
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With --slurm: processes that run trials at once.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what is searched and its cost; run nothing.")
-def sweep(name: str, jobs: int | None, device: str, threads: int, dry_run: bool) -> None:
+def sweep(
+    name: str,
+    jobs: int | None,
+    device: str,
+    threads: int,
+    profile: str | None,
+    workers: int,
+    dry_run: bool,
+) -> None:
     """Search settings of a row by validation; test the winner, once.
 
     NAME is a file of experiments/sweeps/, such as
@@ -63,7 +80,11 @@ def sweep(name: str, jobs: int | None, device: str, threads: int, dry_run: bool)
     \b
         nfbench sweep maf_moons --dry-run
         nfbench sweep maf_moons --jobs 2
+        nfbench sweep maf_moons --slurm mine --workers 8
     """
+    if profile:
+        send_sweep(name, profile, workers=workers, dry_run=dry_run, device=device, threads=threads)
+        return
     from nfbench.launch.reproduce import default_jobs
     from nfbench.sweeps import launch
     from nfbench.sweeps.result import finished

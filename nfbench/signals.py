@@ -25,8 +25,8 @@ class StopRequest:
     """Listens for a request to stop, as a context manager around a run.
 
     While ``deferred`` the first signal is only remembered in ``received``, so that the training
-    can stop at a chunk end with a checkpoint; at any other time, or a second time, it raises
-    InterruptedRunError at once.
+    can stop at a chunk end with a checkpoint; at any other time, or at a second Ctrl-C, it raises
+    InterruptedRunError at once. SLURM sends several signals in a row, which mean the same.
     """
 
     def __init__(self, *, deferred: bool = False) -> None:
@@ -64,8 +64,11 @@ class StopRequest:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal, or raise."""
         received = signal.Signals(number)
-        if not self.deferred or self.received is not None:
+        again = self.received is not None
+        if not self.deferred or (again and received == signal.SIGINT):
             raise InterruptedRunError(received)
+        if again:
+            return
         self.received = received
         log.warning("%s received: stopping at the next chunk end", received.name)
 

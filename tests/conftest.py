@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import cluster as slurm
 import pytest
 import torch
+from harness import GAUSSIAN, write_table
 
 # Other libraries, with which test_peers*.py compare: collected where all are installed.
 PEERS = ("nflows", "normflows", "pyro", "zuko")
@@ -73,3 +75,14 @@ def cluster(
         monkeypatch.setenv(name, value)
     yield running_cluster
     running_cluster.cancel_all()
+
+
+@pytest.fixture
+def slurm_root(cluster: slurm.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with a tiny table and no data, of which `nfbench` submits to the cluster."""
+    write_table(tmp_path, gaussian=GAUSSIAN)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("NFBENCH_ROOT", str(tmp_path))
+    monkeypatch.setenv("NFBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path

@@ -96,6 +96,16 @@ TORCH_FREE = {
     "launch.limits": "launch.commands launch.finding launch.profile settings",
     "launch.checkup": "data",
     "launch.examination": "launch.checkup launch.commands launch.finding launch.profile record",
+    "launch.manifest": "errors",
+    "launch.queue": "launch.commands launch.manifest",
+    "launch.script": "launch.manifest launch.profile",
+    "launch.submit": "data errors launch.commands launch.manifest launch.profile launch.script"
+    " record",
+    "launch.slurm": "data errors launch.commands launch.manifest launch.plan launch.profile"
+    " launch.queue launch.submit record sweeps.result sweeps.space",
+    "launch.standing": "catalog config curve data launch.manifest launch.plan launch.queue record",
+    "launch.control": "errors launch.commands launch.manifest launch.plan launch.queue"
+    " launch.standing record",
     "launch.doctor": "launch.commands launch.examination launch.finding launch.limits"
     " launch.profile",
 }
@@ -161,14 +171,16 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
     " sweeps.space sweeps.study",
-    "cli_sweep": "errors launch.reproduce logs signals summary sweeps.launch sweeps.pages"
-    " sweeps.result sweeps.space sweeps.work",
+    "cli_slurm": "launch.doctor launch.profile launch.slurm record sweeps.space",
+    "cli_status": "cli_slurm errors launch.commands launch.control launch.manifest launch.plan"
+    " launch.queue launch.reproduce launch.standing record",
+    "cli_sweep": "cli_slurm errors launch.reproduce logs signals summary sweeps.launch"
+    " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "tracking.push tracking.sync",
-    "cli_slurm": "launch.doctor launch.profile record",
     "cli_table": "archive catalog cli_sweep errors rendering tables",
-    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_sweep cli_table"
-    " cli_wandb config data errors inspection launch.reproduce logs plots record run signals"
-    " summary tradeoff world",
+    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_status cli_sweep"
+    " cli_table cli_wandb config data errors inspection launch.reproduce logs plots record run"
+    " signals summary tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -64,7 +64,7 @@ def test_all_that_is_asked_for_stands_in_the_directives(tmp_path: Path) -> None:
         "--time=1-02:03:04",
         "--nodes=2",
         "--ntasks-per-node=2",
-        "--signal=USR1@60",
+        "--signal=B:USR1@60",
         "--open-mode=append",
         "--requeue",
         "--nice=100",
@@ -76,7 +76,7 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(tmp_path: Path) -> None:
     text = "\n".join(directives(profile(tmp_path)))
     absent = ("partition", "account", "qos", "constraint", "gres", "mem")
     assert [key for key in absent if f"--{key}" in text] == []
-    assert "--signal=USR1@120" in text
+    assert "--signal=B:USR1@120" in text
 
 
 def test_cells_packed_into_a_job_have_their_cpus_each(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Which cells of a table are missing, and the command that makes each. Imports no torch."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nfbench import record
-from nfbench.catalog import load_table
-from nfbench.config import Experiment, load
+from nfbench.catalog import Table, load_table
+from nfbench.config import Experiment, resolve
 from nfbench.errors import UsageError
 from nfbench.settings import hint
 
@@ -33,6 +33,11 @@ class Job:
         e = self.experiment
         return f"{e.table}/{e.row}/{e.cell}/{e.seed}"
 
+    @property
+    def place(self) -> str:
+        """Its run's folder, from runs/ on: its name, and of overrides their hash."""
+        return f"{self.name.rpartition('/')[0]}/{record.run_dir(self.experiment, self.root).name}"
+
 
 def plan(
     table_name: str,
@@ -52,15 +57,29 @@ def plan(
     table = load_table(table_name, root)
     check_names("row", rows, table.rows, table_name)
     check_names("cell", cells, table.columns, table_name)
-    jobs = []
-    for row in rows or table.rows:
-        for cell in table.cells(row):
-            if not cells or cell in cells:
-                experiments = [
-                    load(f"{table_name}/{row}", cell, seed, overrides, root) for seed in seeds
-                ]
-                jobs += [Job(e, state(e, root), root) for e in experiments]
-    return jobs
+    seeds = tuple(seeds)
+    return [
+        job
+        for row in rows or table.rows
+        for cell in table.cells(row)
+        if not cells or cell in cells
+        for job in of_cell(table, row, cell, seeds, overrides)
+    ]
+
+
+def of_cell(
+    table: Table, row: str, cell: str, seeds: Iterable[int], overrides: Sequence[str] = ()
+) -> list[Job]:
+    """One cell of a row with each of some seeds; its settings are resolved once."""
+    experiment = resolve(table, row, cell, overrides=overrides)
+    with_seeds = [replace(experiment, seed=seed) for seed in seeds]
+    return [Job(each, state(each, table.root), table.root) for each in with_seeds]
+
+
+def to_run(jobs: Sequence[Job], only: Collection[str] | None = None) -> list[Job]:
+    """The jobs without a result, good or bad; of those named if `only` is given."""
+    chosen = [job for job in jobs if only is None or job.name in only]
+    return [job for job in chosen if job.state not in (DONE, FAILED, STALE)]
 
 
 def check_names(kind: str, names: Sequence[str], known: Iterable[str], table: str) -> None:

@@ -235,7 +235,7 @@ def directives(profile: Profile) -> list[str]:
         "gres": f"gpu:{kind}{profile.gpus}" if profile.gpus else None,
         "mem": profile.mem,
         "time": profile.time,
-        "signal": f"USR1@{profile.signal_seconds}",
+        "signal": f"B:USR1@{profile.signal_seconds}",
         "open-mode": "append",
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]

@@ -5,7 +5,7 @@ Imports no torch itself.
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nfbench.data.manage import status
 from nfbench.errors import UsageError
 
 from .local import Outcome, launch
-from .plan import DONE, FAILED, STALE, Job, plan
+from .plan import DONE, FAILED, STALE, Job, plan, to_run
 
 
 def reproduce(
@@ -33,9 +33,12 @@ def reproduce(
     compile: bool = False,
     wandb: str = "auto",
     dry_run: bool = False,
+    only: Collection[str] | None = None,
     root: Path | None = None,
 ) -> bool:
     """Run a table's missing cells and render it; tell whether all that could run have a number.
+
+    ``only`` those named TABLE/ROW/CELL/SEED, if it is given.
 
     ``jobs`` cells run side by side: by default as many as there are cores for ``threads`` each,
     one on a GPU.
@@ -46,7 +49,7 @@ def reproduce(
     console = Console()
     root = root or record.find_root()
     planned = plan(table, rows=rows, cells=cells, seeds=seeds, root=root)
-    runnable = [job for job in planned if job.state not in (DONE, FAILED, STALE)]
+    runnable = to_run(planned, only)
     absent = {
         name
         for name in {job.experiment.data.name for job in runnable}
