@@ -16,6 +16,7 @@ from nfbench.config import Experiment, load, restore
 from nfbench.errors import UsageError
 from nfbench.inspection import inspect
 from nfbench.run import run
+from nfbench.seal import sealed_text
 
 SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10})
 
@@ -32,6 +33,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(finished: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
     return shutil.copytree(finished, tmp_path / "root")
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a record of other content, sealed anew."""
+    del content["sha256"]
+    path.write_text(sealed_text(content))
 
 
 def experiment(root: Path, row: str = "maf") -> Experiment:
@@ -66,7 +73,7 @@ def test_what_calibration_alone_has_fitted_can_be_audited(root: Path) -> None:
 def test_an_audit_is_stored_in_a_record_without_one(root: Path) -> None:
     path = record.record_path(experiment(root), root)
     before = json.loads(path.read_text())
-    path.write_text(json.dumps(before | {"audit": {}}))
+    write(path, before | {"audit": {}})
     inspect("tiny/maf/pinwheel", root=root)
     after = json.loads(path.read_text())
     assert after == before
@@ -90,7 +97,7 @@ def test_an_audit_on_other_data_is_not_stored(root: Path) -> None:
     path = record.record_path(experiment(root), root)
     kept = json.loads(path.read_text())
     kept["data"]["fingerprint"] = "another"
-    path.write_text(json.dumps(kept))
+    write(path, kept)
     assert inspect("tiny/maf/pinwheel", root=root).record is None
 
 
@@ -99,7 +106,7 @@ def test_weights_of_another_step_leave_the_record_alone(root: Path) -> None:
     kept = json.loads(path.read_text())
     kept["model"]["best_step"] += 1
     kept["audit"] = {}
-    path.write_text(json.dumps(kept))
+    write(path, kept)
     assert inspect("tiny/maf/pinwheel", root=root).record is None
     assert json.loads(path.read_text())["audit"] == {}
 

@@ -239,7 +239,7 @@ def test_any_parameters_give_an_invertible_planar_map(
     # What rounding of w.x alone moves the image by.
     scale += (u_hat.abs().max() * (w_row.abs() @ x[0].abs())).item()
     error = (transform(x)[0] - z).abs().max().item()
-    assert error <= 1e-14 * scale * (1 + slack.item())
+    assert error <= 3e-14 * scale * (1 + slack.item())
 
 
 @settings(max_examples=100, deadline=None)

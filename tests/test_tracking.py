@@ -41,7 +41,6 @@ from nfbench.config import load
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.launch import local
-from nfbench.launch.plan import Job
 from nfbench.run import run
 from nfbench.signals import InterruptedRunError
 from nfbench.tracking import mode
@@ -288,8 +287,8 @@ def test_the_command_line_chooses_the_mode(
 def test_a_reproduction_tells_its_runs_the_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(job: Job, options: Sequence[str]) -> subprocess.Popen[bytes]:
-        assert list(options)[-2:] == ["--wandb", "offline"]
+    def start(command: Sequence[str], log: Path, root: Path) -> subprocess.Popen[bytes]:
+        assert list(command)[-2:] == ["--wandb", "offline"]
         return subprocess.Popen(["true"])
 
     root = write_table(tmp_path, gaussian=GAUSSIAN)
