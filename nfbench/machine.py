@@ -3,14 +3,43 @@
 import logging
 import os
 import warnings
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 
 from nfbench.errors import UsageError
-from nfbench.processes import trainer_settings
-from nfbench.world import world
+from nfbench.world import World, world
+
+
+class SameWeights(DDPStrategy):
+    """Lightning's processes without its wrapper: the module averages its one flat gradient itself.
+
+    One sum of one vector for each step replaces buckets and hooks, and many optimizer steps fit
+    into what Lightning takes for one.
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is."""
+
+
+def trainer_settings(world: World) -> dict[str, Any]:
+    """What a Trainer is told so that it joins the other processes."""
+    if world.size == 1:
+        return {"devices": 1}
+    # Lightning's own requeueing saves inside the signal's handler, where processes can wait for
+    # one another for ever.
+    slurm = world.launcher == "srun"
+    environment = SLURMEnvironment(auto_requeue=False) if slurm else TorchElasticEnvironment()
+    return {
+        "devices": world.size // world.n_nodes,
+        "num_nodes": world.n_nodes,
+        "strategy": SameWeights(cluster_environment=environment),
+    }
 
 
 def trainer(

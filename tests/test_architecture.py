@@ -111,12 +111,12 @@ TORCH_FREE = {
 }
 TORCH = {
     "flat": "",
-    "processes": "world",
-    "machine": "errors processes world",
+    "processes": "",
+    "machine": "errors world",
     "metrics": "",
     "density": "metrics",
     "checkpoint": "atomic errors",
-    "nets": "",
+    "nets": "processes",
     "transforms": "errors nets",
     "distributions": "nets",
     "flows": "density distributions nets transforms",

@@ -1,8 +1,9 @@
 """Scale and shift of features that start from the first batch."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from nfbench.processes import add_up
 
 
 class FirstBatch(nn.Module):
@@ -49,9 +50,7 @@ class FirstBatch(nn.Module):
         sums = torch.stack(
             [rows.new_full((len(rows),), rows.shape[1]), rows.sum(1), rows.square().sum(1)]
         )
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        n, total, squares = sums.unbind(0)
+        n, total, squares = add_up(sums).unbind(0)
         if n[0] < 2:
             return
         mean = total / n
