@@ -1,11 +1,15 @@
 """`nfbench table`: tables and the pages of sweeps, from the records."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from nfbench.cli_sweep import sweep_pages
 from nfbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from nfbench.tables import View
 
 
 @click.command()
@@ -34,7 +38,7 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
         nfbench table maf2017_table1 --format latex
         nfbench table --all --check
     """
-    from nfbench import rendering
+    from nfbench import rendering, tables
     from nfbench.catalog import table_names
 
     if every == bool(names):
@@ -44,8 +48,9 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
         check_tables(names)
         return
     for name in names or table_names():
-        rendering.write(name)
-        show_table(name, form)
+        view = tables.build(name)
+        rendering.write(view)
+        show_table(view, form)
     if every:
         sweep_pages(check=False)
 
@@ -73,13 +78,12 @@ def check_tables(names: Sequence[str]) -> None:
         sweep_pages(check=True)
 
 
-def show_table(name: str, form: str) -> None:
+def show_table(view: "View", form: str) -> None:
     """Print a table in one of its forms."""
     from rich.console import Console
 
     from nfbench import tables
 
-    view = tables.build(name)
     if form == "terminal":
         Console().print(tables.terminal(view))
     else:

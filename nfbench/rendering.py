@@ -12,13 +12,14 @@ from nfbench import tables
 from nfbench.archive import faults
 from nfbench.errors import UsageError
 from nfbench.record import find_root, write_atomic
+from nfbench.tables import View
 
 PART = "(<!-- nfbench table {name} -->\n).*?(<!-- end -->)"
 
 
-def rendered(name: str, root: Path) -> Iterator[tuple[Path, str]]:
+def rendered(view: View) -> Iterator[tuple[Path, str]]:
     """The files that show a table, with what the records give for their whole text."""
-    view = tables.build(name, root)
+    name, root = view.table.name, view.table.root
     yield root / "results" / f"{name}.md", tables.markdown(view)
     readme = root / "README.md"
     part = re.compile(PART.format(name=re.escape(name)), re.DOTALL)
@@ -27,9 +28,9 @@ def rendered(name: str, root: Path) -> Iterator[tuple[Path, str]]:
         yield readme, part.sub(lambda found: found[1] + shown + found[2], text)
 
 
-def write(name: str, root: Path | None = None) -> Path:
-    """Renders results/<name>.md and the README's part from the records; returns the former."""
-    pages = dict(rendered(name, root or find_root()))
+def write(view: View) -> Path:
+    """Renders results/<name>.md and the README's part of a table; returns the former."""
+    pages = dict(rendered(view))
     for path, text in pages.items():
         write_atomic(path, text)
     return next(iter(pages))
@@ -45,7 +46,7 @@ def check(name: str, root: Path | None = None) -> None:
     root = root or find_root()
     if found := list(faults(name, root)):
         raise UsageError("\n".join([f"{name}: {len(found)} at fault in its records", *found]))
-    for path, today in rendered(name, root):
+    for path, today in rendered(tables.build(name, root)):
         compare(path, today, root, f"nfbench table {name}")
 
 

@@ -360,7 +360,7 @@ def test_the_worst_audit_of_the_seeds_is_shown(root: Path) -> None:
 def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> None:
     with pytest.raises(UsageError, match="run `nfbench table small`"):
         rendering.check("small", root)
-    path = rendering.write("small", root)
+    path = rendering.write(tables.build("small", root))
     assert path == root / "results" / "small.md"
     rendering.check("small", root)
     record.write(make(root, "maf_5", "moons"), root)
@@ -500,7 +500,7 @@ def test_the_readme_shows_a_table_between_its_markers(root: Path) -> None:
     readme = root / "README.md"
     readme.write_text("Before.\n<!-- nfbench table small -->\nold\n<!-- end -->\nAfter.\n")
     record.write(make(root, "maf_5", "moons"), root)
-    rendering.write("small", root)
+    rendering.write(tables.build("small", root))
     text = readme.read_text()
     assert text.startswith("Before.\n<!-- nfbench table small -->\n")
     assert text.endswith("\n<!-- end -->\nAfter.\n")
@@ -525,7 +525,7 @@ def test_check_names_every_record_at_fault(root: Path, monkeypatch: pytest.Monke
         record.write(make(root, "maf_5", "moons", seed=seed), root)
     record.write(make(root, "maf_5", "digits", fingerprint="e", source="one file"), root)
     record.write(make(root, "gaussian", "digits", fingerprint="f", source="one file"), root)
-    rendering.write("small", root)
+    rendering.write(tables.build("small", root))
     folder = root / "results" / "small" / "maf_5" / "moons"
     tamper(folder / "1.json", lambda r: r["metrics"].update({"test/log_likelihood": 0.9}))
     tamper(folder / "2.json", lambda r: r["experiment"].update(config_hash="0" * 12))

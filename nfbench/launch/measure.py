@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nfbench import record, rendering, tradeoff
+from nfbench import record, rendering, tables, tradeoff
 
 from .plan import DONE, Job, plan
 from .reproduce import launch_with_bar
@@ -43,7 +43,8 @@ def measure_table(
     todo = [job for job in jobs if not reasons[job.name]]
     options = ["--device", device, "--threads", str(threads)]
     outcomes = launch_with_bar(console, todo, 1, options, command=command) if todo else []
-    console.print(f"table: {rendering.write(table, root).relative_to(root)}")
+    path = rendering.write(tables.build(table, root))
+    console.print(f"table: {path.relative_to(root)}")
     if figure := tradeoff.draw(table, root):
         console.print(f"figure: {figure.relative_to(root)}")
     return not any(outcome.exit_code for outcome in outcomes)

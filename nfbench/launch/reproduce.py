@@ -184,8 +184,9 @@ def launch_with_bar(
 
 def finish(console: Console, table: str, root: Path) -> None:
     """Render the table, and the figure if its runs left pictures."""
-    path = rendering.write(table, root)
-    console.print(tables.terminal(tables.build(table, root)))
+    view = tables.build(table, root)
+    path = rendering.write(view)
+    console.print(tables.terminal(view))
     console.print(f"table: {path.relative_to(root)}")
     if figure := plots.gallery(table, root):
         console.print(f"figure: {figure.relative_to(root)}")
