@@ -23,12 +23,12 @@ from nfbench.cli_table import table
 from nfbench.cli_wandb import leaderboard
 from nfbench.cli_wandb import wandb as wandb_group
 from nfbench.errors import UsageError
+from nfbench.exits import FAILED, INTERRUPTED, USAGE_ERROR
 from nfbench.logs import logging_to
 from nfbench.signals import InterruptedRunError, StopRequest
 from nfbench.world import world
 
 log = logging.getLogger("nfbench")
-USAGE_ERROR, INTERRUPTED, FAILED = 2, 130, 1
 SIGN = "NFBENCH_INTERRUPTED"  # names a file that a run makes when it is told to stop
 
 

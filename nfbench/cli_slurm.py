@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfbench.exits import FAILED
+
 if TYPE_CHECKING:
     from nfbench.launch.slurm import Report
 
 COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
-FAULT = 1
 
 
 @click.group()
@@ -52,7 +53,7 @@ def doctor(profile: str, no_job: bool, wait: float) -> None:
         kind = click.style(f"{finding.kind:8}", fg=COLORS[finding.kind])
         click.echo(f"{kind} {finding.check:11} {finding.message}")
         faults += finding.kind == "fault"
-    sys.exit(FAULT if faults else 0)
+    sys.exit(FAILED if faults else 0)
 
 
 def slurm_option(command: Callable[..., None]) -> Callable[..., None]:

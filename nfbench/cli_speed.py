@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfbench.errors import UsageError
+from nfbench.exits import FAILED
 from nfbench.verdict import passes
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def speed(
         from nfbench.launch.measure import measure_table
 
         options: Any = {"seed": seed or 0, "device": device, "threads": threads, "again": again}
-        sys.exit(0 if measure_table(target, rows=rows, cells=cells, **options) else 1)
+        sys.exit(0 if measure_table(target, rows=rows, cells=cells, **options) else FAILED)
     if rows or cells or again:
         raise UsageError(
             f"{target}: expected a table with --row, --cell and --again, and there is none of "

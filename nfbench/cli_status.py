@@ -11,6 +11,7 @@ import click
 
 from nfbench.cli_slurm import send_table, slurm_option
 from nfbench.errors import UsageError
+from nfbench.exits import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from nfbench.launch.queue import Queue
     from nfbench.launch.standing import Standing
 
-INTERRUPTED, FAILED = 130, 1
 COLORS = {
     "done": "green",
     "running": "cyan",

@@ -9,13 +9,13 @@ import click
 
 from nfbench.cli_slurm import send_sweep, slurm_option
 from nfbench.errors import UsageError
+from nfbench.exits import FAILED, INTERRUPTED
 from nfbench.logs import logging_to
 
 if TYPE_CHECKING:
     from nfbench.sweeps.space import Sweep
 
 log = logging.getLogger("nfbench")
-INTERRUPTED, FAILED = 130, 1
 
 
 @click.command()

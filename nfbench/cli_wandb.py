@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-FAILED = 1
+from nfbench.exits import FAILED
 
 
 @click.group()

@@ -42,6 +42,7 @@ COSTLY = {
 TORCH_FREE = {
     "": "",
     "errors": "",
+    "exits": "",
     "seeds": "",
     "atomic": "",
     "signals": "",
@@ -88,7 +89,7 @@ TORCH_FREE = {
     "sweeps.result": "errors record seal sweeps.space",
     "sweeps.figure": "figures sweeps.result",
     "sweeps.pages": "catalog record rendering sweeps.figure sweeps.result",
-    "sweeps.study": "config errors record seeds signals sweeps.space",
+    "sweeps.study": "config errors record seeds signals sweeps.result sweeps.space",
     "launch.local": "launch.plan signals",
     "launch.profile": "errors record settings",
     "launch.commands": "errors",
@@ -142,7 +143,7 @@ TORCH = {
     "training": "config data density errors module objectives record schedule sections selection"
     " teacher",
     "tracking.logger": "signals tracking.identity tracking.log_file tracking.mode",
-    "tracking.session": "config errors figures imaging portrait provenance record signals"
+    "tracking.session": "config errors exits figures imaging portrait provenance record signals"
     " tracking.identity tracking.log_file tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation machine"
     " metrics module pictures processes provenance record signals speed tracking.session"
@@ -165,22 +166,22 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_data": "data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
-    "cli_speed": "catalog errors launch.measure throughput verdict",
+    "cli_speed": "catalog errors exits launch.measure throughput verdict",
     "sweeps.trial": "config errors machine provenance run signals sweeps.study",
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
     " sweeps.space sweeps.study",
-    "cli_slurm": "launch.doctor launch.profile launch.slurm record sweeps.space",
-    "cli_status": "cli_slurm errors launch.commands launch.control launch.manifest launch.plan"
-    " launch.queue launch.reproduce launch.standing record",
-    "cli_sweep": "cli_slurm errors launch.reproduce logs signals summary sweeps.launch"
+    "cli_slurm": "exits launch.doctor launch.profile launch.slurm record sweeps.space",
+    "cli_status": "cli_slurm errors exits launch.commands launch.control launch.manifest"
+    " launch.plan launch.queue launch.reproduce launch.standing record",
+    "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"
     " sweeps.pages sweeps.result sweeps.space sweeps.work",
-    "cli_wandb": "tracking.push tracking.sync",
+    "cli_wandb": "exits tracking.push tracking.sync",
     "cli_table": "archive catalog cli_sweep errors rendering tables",
     "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_status cli_sweep"
-    " cli_table cli_wandb config data errors inspection launch.reproduce logs plots record run"
-    " signals summary tradeoff world",
+    " cli_table cli_wandb config data errors exits inspection launch.reproduce logs plots record"
+    " run signals summary tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

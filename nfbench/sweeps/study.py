@@ -24,9 +24,10 @@ from nfbench.record import run_dir
 from nfbench.seeds import mix
 from nfbench.signals import InterruptedRunError
 
+from .result import DONE, FAILED
 from .space import Range, Sweep
 
-RUNNING, DONE, FAILED = "running", "done", "failed"
+RUNNING = "running"
 STATES = {TrialState.COMPLETE: DONE, TrialState.FAIL: FAILED}
 # What Optuna keeps of ours, of a study and of a trial.
 SWEEP, OUTCOME, ATTEMPTS = "sweep", "outcome", "attempts"

@@ -9,6 +9,7 @@ from typing import Any
 
 from nfbench.config import Experiment
 from nfbench.errors import UsageError
+from nfbench.exits import FAILED
 from nfbench.provenance import git
 from nfbench.record import Record, run_dir
 from nfbench.signals import InterruptedRunError
@@ -19,7 +20,7 @@ from .logger import RunLogger
 from .mode import choose
 
 log = logging.getLogger("nfbench")
-FAILED, SIGNALLED = 1, 128  # exit codes: of an error, and what a shell adds to a signal
+SIGNALLED = 128  # what a shell adds to a signal for an exit code
 COLUMNS = 8  # of a grid of sampled images
 
 
