@@ -103,6 +103,14 @@ def write_sweep(root: Path, **keys: Any) -> Path:
     return root
 
 
+def finished_runs(root: Path, **rows: Mapping[str, Any]) -> Path:
+    """A table of these rows whose pinwheels have run; its root."""
+    write_table(root, **rows)
+    for row in rows:
+        run(load(f"tiny/{row}", "pinwheel", root=root), root=root, device="cpu")
+    return root
+
+
 def comparable(record: Record) -> dict[str, Any]:
     """Everything in a record but where it comes from, and how long things took there."""
     content = asdict(record)

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from harness import GAUSSIAN, MAF, changed, write_table
+from harness import GAUSSIAN, MAF, changed, finished_runs
 
 from nfbench import record
 from nfbench.cli import main
 from nfbench.config import Experiment, load, restore
 from nfbench.errors import UsageError
 from nfbench.inspection import inspect
-from nfbench.run import run
 from nfbench.seal import sealed_text
 
 SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10})
@@ -23,10 +22,7 @@ SHORT = changed(MAF, training={"max_steps": 20, "validate_every": 10})
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_table(tmp_path_factory.mktemp("audit"), maf=SHORT, gaussian=GAUSSIAN)
-    for row in ("maf", "gaussian"):
-        run(load(f"tiny/{row}", "pinwheel", root=root), root=root, device="cpu")
-    return root
+    return finished_runs(tmp_path_factory.mktemp("audit"), maf=SHORT, gaussian=GAUSSIAN)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import GAUSSIAN, MAF, changed, write_table
+from harness import GAUSSIAN, MAF, changed, finished_runs
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.transforms import Bbox
@@ -14,7 +14,6 @@ from nfbench import record, tradeoff
 from nfbench.catalog import Column
 from nfbench.config import load
 from nfbench.flows import FLOWS
-from nfbench.run import run
 from nfbench.tradeoff import FAMILIES, NO_FAMILY, Mark, draw, family_of, fill, place_all
 
 CONDITIONS = {"device": "CPU of a test", "threads": 1, "precision": "float32"}
@@ -24,10 +23,7 @@ ROW = changed(MAF, training={"max_steps": 20, "validate_every": 10})
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_table(tmp_path_factory.mktemp("figure"), maf=ROW, gaussian=GAUSSIAN)
-    for row in ("maf", "gaussian"):
-        run(load(f"tiny/{row}", "pinwheel", root=root), root=root, device="cpu")
-    return root
+    return finished_runs(tmp_path_factory.mktemp("figure"), maf=ROW, gaussian=GAUSSIAN)
 
 
 @pytest.fixture
