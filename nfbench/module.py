@@ -1,5 +1,6 @@
 """The one LightningModule: any density model, any objective, any optimizer."""
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from nfbench.compiled import Gradient, compile_gradient, is_function
 from nfbench.density import DensityModel
 from nfbench.flat import flatten, tie_gradients
 from nfbench.metrics import Summary, summarize
@@ -18,6 +20,8 @@ from nfbench.processes import average, gather_rows, place
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 from nfbench.selection import Selection
+
+log = logging.getLogger("nfbench")
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
@@ -56,7 +60,8 @@ class DensityModule(pl.LightningModule):
         weight_decay: L2 penalty on all parameters, added to the gradient.
         clip_norm: largest norm of the gradient, or None.
         ema_decay: decay of a moving average of the weights, evaluated in their place, or None.
-        compile: compile the objective (costs seconds to minutes at the start).
+        compile: compile the objective, with its gradient if the model is a function of its weights
+            (costs seconds to minutes at the start).
         seed: of everything random in training and evaluation.
     """
 
@@ -90,10 +95,13 @@ class DensityModule(pl.LightningModule):
         self.model, self.schedule, self.selection = model, schedule, selection
         self.criterion, self.compiled = criterion, compile
         self.objective = torch.compile(objective, dynamic=False) if compile else objective
+        self.gradient: Gradient | None = None
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.adam_betas, self.adam_eps = (0.9, adam_beta2), adam_eps
         self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if compile and is_function(model):
+            self.gradient = compile_gradient(model, objective, self.trained)
         self.step = 0
         self.improved = False
         self.summary: Summary | None = None
@@ -161,8 +169,7 @@ class DensityModule(pl.LightningModule):
         optimizer.zero_grad(set_to_none=False)
         beta = self.schedule.beta(self.step)
         weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
-        loss = self.objective(self.model, x, context, *weight)
-        backward(loss)
+        loss = self.differentiate((x, context, *weight), backward)
         assert self.weights.grad is not None
         average(self.weights.grad)
         if self.clip_norm is not None:
@@ -172,6 +179,24 @@ class DensityModule(pl.LightningModule):
             self.follow(1 - self.ema_decay)
         self.step += 1
         return loss.detach()
+
+    def differentiate(
+        self, arguments: tuple[Any, ...], backward: Callable[[Tensor], None]
+    ) -> Tensor:
+        """Add the gradient of the objective to that of the weights; return the loss."""
+        if self.gradient is not None:
+            try:
+                gradient, loss = self.gradient(self.weights, *arguments)
+            except RuntimeError as error:  # of a transform that has a gradient of its own
+                log.debug("the objective is compiled without its gradient: %s", error)
+                self.gradient = None
+            else:
+                assert self.weights.grad is not None
+                self.weights.grad += gradient
+                return loss
+        loss = self.objective(self.model, *arguments)
+        backward(loss)
+        return loss
 
     def follow(self, part: float) -> None:
         """Move the average by a part of its way to the weights; it starts at those of step 1."""

@@ -1,0 +1,85 @@
+"""A compiled gradient is the eager one; what cannot be compiled whole trains all the same."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from harness import fit, normal_rows
+
+from nfbench import module
+from nfbench.compiled import compile_gradient, is_function
+from nfbench.flat import flatten, tie_gradients
+from nfbench.flows import FLOWS
+from nfbench.flows.flow import Flow
+from nfbench.objectives.likelihood import maximum_likelihood
+from nfbench.schedule import Schedule
+
+SCHEDULE = Schedule(5, 10, 5, 5, learning_rate=0.01)
+FLOWS_OF_FUNCTIONS: dict[str, dict[str, Any]] = {
+    "maf": {"layers": 2, "hidden": [8, 8]},
+    "realnvp": {"layers": 2, "hidden": [8]},
+    "made_mog": {"components": 3, "hidden": [8]},
+    "nsf": {"kind": "autoregressive", "layers": 1, "hidden": 8, "blocks": 1, "bins": 4},
+}
+
+
+def model(name: str, features: int = 3, **settings: Any) -> Flow:
+    torch.manual_seed(0)
+    return FLOWS[name]((features,), **settings).train()
+
+
+@pytest.mark.parametrize("name", FLOWS_OF_FUNCTIONS)
+def test_value_and_gradient_are_those_of_autograd(name: str) -> None:
+    flow = model(name, **FLOWS_OF_FUNCTIONS[name]).double()
+    trained = list(flow.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+    gradient = compile_gradient(flow, maximum_likelihood, trained, backend="aot_eager")
+    for scale in (1.0, 0.5):
+        x = scale * torch.randn(20, 3, dtype=torch.float64)
+        with torch.no_grad():
+            weights.mul_(1.1)
+        weights.grad.zero_()  # type: ignore[union-attr]
+        expected = maximum_likelihood(flow, x)
+        expected.backward()
+        found, loss = gradient(weights, x, None)
+        torch.testing.assert_close(loss, expected.detach())
+        torch.testing.assert_close(found, weights.grad)
+        assert not found.requires_grad and found.any()
+
+
+def test_what_a_batch_changes_is_no_function() -> None:
+    assert is_function(model("maf", layers=1))
+    assert not is_function(model("glow", layers=1)), "scales start from the first batch"
+
+
+def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(*arguments: Any, **options: Any) -> Any:
+        return compile_gradient(*arguments, **options, backend="aot_eager")
+
+    monkeypatch.setattr(module, "compile_gradient", quick)
+    runs = [
+        fit(
+            model("maf", 2, layers=2, hidden=[8]),
+            normal_rows(),
+            SCHEDULE,
+            clip_norm=1.0,
+            compile=compile,
+        )
+        for compile in (False, True)
+    ]
+    assert runs[0].gradient is None
+    assert runs[1].gradient is not None
+    torch.testing.assert_close(runs[0].weights, runs[1].weights)
+
+
+def test_a_gradient_of_its_own_is_left_to_autograd(caplog: pytest.LogCaptureFixture) -> None:
+    """The density of an IAF solves for its noise, by a gradient of its own."""
+    sizes: dict[str, Any] = {"features": 6, "layers": 1, "hidden": [8]}
+    with caplog.at_level(logging.DEBUG, "nfbench"):
+        compiled = fit(model("iaf", **sizes), normal_rows(features=6), SCHEDULE, compile=True)
+    eager = fit(model("iaf", **sizes), normal_rows(features=6), SCHEDULE)
+    assert compiled.gradient is None
+    assert "without its gradient" in caplog.text
+    torch.testing.assert_close(compiled.weights, eager.weights)
