@@ -76,12 +76,11 @@ def send_table(
     from nfbench.launch.profile import load_profile
     from nfbench.launch.slurm import submit_table
 
-    chosen = load_profile(profile)
-    # A task of several cores is worth as many threads, if nothing else is asked for.
-    options = ["--device", device, "--threads", str(threads if threads > 1 else chosen.cpus)]
-    options += ["--compile"] * compile
+    options = ["--device", device, *["--compile"] * compile]
     options += ["--wandb", wandb] if wandb != "auto" else []
-    tell(table, submit_table(table, chosen, options=options, **wanted))
+    # A task of several cores is worth as many threads, if nothing else is asked for.
+    wanted |= {"options": options, "threads": threads if threads > 1 else None}
+    tell(table, submit_table(table, load_profile(profile), **wanted))
 
 
 def send_sweep(name: str, profile: str, *, workers: int, dry_run: bool, **options: Any) -> None:
@@ -100,7 +99,8 @@ def send_sweep(name: str, profile: str, *, workers: int, dry_run: bool, **option
 
 def tell(name: str, report: "Report") -> None:
     """Say what was sent; of a dry run print every file that would be written."""
-    n_new = sum(len(each.cells) for each, _, _ in report.draft.arrays) if report.draft else 0
+    arrays = report.draft.arrays if report.draft else []
+    n_new = sum(len(array.submission.cells) for array in arrays)
     click.echo(f"{name}: {report.n_done} done, {report.n_active} in the queue, {n_new} to send")
     if report.draft and not report.sent:
         for path, text in report.draft.texts():

@@ -26,7 +26,7 @@ def profile(root: Path, name: str = "mine", **keys: Any) -> str:
     """Write a profile; its file."""
     file = root / "slurm" / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(yaml.safe_dump(PROFILE | keys))
+    file.write_text(yaml.safe_dump(PROFILE | keys, sort_keys=False))
     return str(file)
 
 

@@ -33,7 +33,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
 
     def run(*options: str, **keys: Any) -> tuple[int, dict[str, tuple[str, str]]]:
         file = tmp_path / "mine.yaml"
-        file.write_text(yaml.safe_dump(GOOD | keys))
+        file.write_text(yaml.safe_dump(GOOD | keys, sort_keys=False))
         shown = CliRunner().invoke(main, ["slurm", "doctor", str(file), *options])
         lines = [line.split(maxsplit=2) for line in shown.output.splitlines()]
         assert all(len(words) == 3 for words in lines), shown.output
@@ -44,6 +44,15 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
 
 def faults(found: dict[str, tuple[str, str]]) -> dict[str, str]:
     return {check: message for check, (kind, message) in found.items() if kind == "fault"}
+
+
+@pytest.mark.slurm
+def test_what_some_cells_ask_for_is_checked_too(cluster: Cluster, doctor: Doctor) -> None:
+    big = {"t/big/*": {"partition": "nowhere"}, "t/*": {"pack": 2}}
+    code, found = doctor("--no-job", cells=big)
+    assert code == 1
+    assert "cells t/big/*: " in faults(found)["partition"]
+    assert found["submission"] == ("ok", "cells t/*: accepted")
 
 
 @pytest.mark.slurm

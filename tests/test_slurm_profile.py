@@ -46,7 +46,7 @@ TIME = {"time": "00:10:00"}
 
 def profile(folder: Path, **keys: Any) -> Profile:
     file = folder / "mine.yaml"
-    file.write_text(yaml.safe_dump(TIME | keys))
+    file.write_text(yaml.safe_dump(TIME | keys, sort_keys=False))
     return load_profile(str(file))
 
 
@@ -141,7 +141,22 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"env": {"A-B": "1"}}, "env.A-B: expected a variable's name"),
     ({"env": {"A": "1\n2"}}, "env.A: expected a single line"),
     ({"env": {"WANDB_API_KEY": "1"}}, "env.WANDB_API_KEY: a secret does not belong"),
+    ({"cells": {"a/*": {"gpsu": 1}}}, "cells.a/*.gpsu: unknown key; did you mean 'gpus'?"),
+    ({"cells": {"a/*": {"gpus": "two"}}}, "cells.a/*.gpus: expected int, got 'two'"),
+    ({"cells": {"a/*": {"setup": []}}}, "cells.a/*.setup: unknown key"),
+    ({"cells": {"a/*": {"pack": 2}}, "nodes": 2}, "cells.a/*.pack: expected 1 for cells of 2"),
+    ({"cells": {"a/*": 3}}, "cells.a/*: expected a mapping, got 3"),
 ]
+
+
+def test_cells_ask_for_what_the_first_pattern_says(tmp_path: Path) -> None:
+    cells = {"t/big/*": {"gpus": 4, "time": "02:00:00"}, "t/*": {"pack": 3}, "*": {"cpus": 2}}
+    mine = profile(tmp_path, cells=cells, gpus=1)
+    big, small, other = (mine.of(f"{name}/0") for name in ("t/big/moons", "t/maf/moons", "u/a/b"))
+    assert (big.gpus, big.time, big.pack, big.cpus) == (4, "02:00:00", 1, 1)
+    assert (small.gpus, small.pack) == (1, 3)
+    assert (other.cpus, other.pack) == (2, 1)
+    assert mine.of("t/maf/rings/7") == small, "the same request"
 
 
 @pytest.mark.parametrize(("keys", "message"), MISTAKES)

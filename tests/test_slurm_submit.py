@@ -229,6 +229,35 @@ def test_a_throttle_holds_over_arrays_and_the_table_waits_for_all(
 
 
 @pytest.mark.slurm
+def test_each_distinct_request_is_an_array_of_its_own(slurm_root: Path, cluster: Cluster) -> None:
+    cells = {"cells": {"pinwheel": {}, "checkerboard": {}}}
+    write_table(slurm_root, maf=MAF | cells, gaussian=GAUSSIAN)
+    mine = profile(
+        slurm_root,
+        python=fake(slurm_root, 'echo "$3 $SLURM_JOB_CPUS_PER_NODE" >> "$here/cpus"'),
+        throttle=1,
+        cells={"tiny/maf/pin*": {"cpus": 2}, "tiny/gaussian/*": {"pack": 2}},
+    )
+    shown = nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", "2")
+    assert "6 to send" in shown.output
+    sent = [(each.pack, each.cells) for each in submissions(slurm_root, "tiny")]
+    assert sent == [
+        (1, ("tiny/maf/pinwheel/0", "tiny/maf/pinwheel/1")),
+        (1, ("tiny/maf/checkerboard/0", "tiny/maf/checkerboard/1")),
+        (2, ("tiny/gaussian/pinwheel/0", "tiny/gaussian/pinwheel/1")),
+    ]
+    ended(cluster)
+    threads = {(words[3], words[4]): words[-1] for words in told(slurm_root) if words[2] == "run"}
+    assert threads == {
+        ("tiny/maf", "pinwheel"): "2",
+        ("tiny/maf", "checkerboard"): "1",
+        ("tiny/gaussian", "pinwheel"): "1",
+    }
+    cpus = sorted((slurm_root / "fake" / "cpus").read_text().split("\n"))
+    assert [line for line in cpus if line.startswith("run")] == ["run 1"] * 2 + ["run 2"] * 4
+
+
+@pytest.mark.slurm
 def test_a_thousand_cells_are_sent_and_shown_in_seconds(
     slurm_root: Path, cluster: Cluster
 ) -> None:

@@ -1,6 +1,7 @@
 """Whether a profile's jobs would run, check by check, and what to do where not. No torch here."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def diagnose(profile: Profile, root: Path, *, job: bool, wait: float) -> Iterato
     yield ok("commands", ", ".join(COMMANDS))
     try:
         yield controller()
-        found = [*limits(profile), check_submission(profile)]
+        found = [*limits(profile), check_submission(profile), *of_cells(profile)]
     except CommandError as error:
         yield fault("controller", f"{error}; try again, then ask its administrator")
         return
@@ -42,6 +43,20 @@ def diagnose(profile: Profile, root: Path, *, job: bool, wait: float) -> Iterato
             yield from judge(profile, result)
         else:
             yield result
+
+
+def of_cells(profile: Profile) -> Iterator[Finding]:
+    """What the same checks find at fault of the cells that ask for something else.
+
+    Raises:
+        CommandError: SLURM does not answer.
+    """
+    for form, keys in profile.cells.items():
+        request = replace(profile, cells={}, **keys)
+        bad = [f for f in (*limits(request), check_submission(request)) if f.kind != "ok"]
+        yield from (replace(each, message=f"cells {form}: {each.message}") for each in bad)
+        if not bad:
+            yield ok("submission", f"cells {form}: accepted")
 
 
 def controller() -> Finding:

@@ -3,8 +3,10 @@
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from nfbench.errors import UsageError
 from nfbench.record import find_root
@@ -55,6 +57,7 @@ class Profile:
     before the limit a cell is asked to save and stop, to go on up to `max_restarts` times.
     `setup` are shell lines that come first, `container` words that stand before a command;
     `python` is by default the interpreter that submits, in a container the first one there.
+    `cells` are keys that differ for some: pattern of TABLE/ROW/CELL -> key -> value.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Profile:
     python: str | None = None
     env: dict[str, str] = field(default_factory=dict)
     sbatch: list[str] = field(default_factory=list)
+    cells: dict[str, Any] = field(default_factory=dict)
 
     @property
     def seconds(self) -> int:
@@ -94,8 +98,16 @@ class Profile:
         """The processes of a cell."""
         return self.nodes * self.tasks_per_node
 
+    def of(self, cell: str) -> "Profile":
+        """What a cell, TABLE/ROW/CELL/SEED, asks for: by the first pattern that fits it."""
+        name = cell.rpartition("/")[0]
+        fitting = (keys for form, keys in self.cells.items() if fnmatchcase(name, form))
+        return replace(self, cells={}, **next(fitting, {}))
+
 
 KEYS = [f.name for f in fields(Profile) if f.name != "name"]
+# What is the same for all cells of a profile.
+COMMON = ("name", "setup", "container", "python", "env", "cells")
 
 
 def profile_names(root: Path | None = None) -> tuple[str, ...]:
@@ -118,9 +130,24 @@ def load_profile(name: str, root: Path | None = None) -> Profile:
     if not NAME.fullmatch(path.stem):
         raise UsageError(f"{path.name}: expected a name of lower case letters, digits, _ and -")
     level.check(KEYS)
-    profile = Profile(**fill(Profile, Level(level.where, "", {"name": path.stem}), level))
+    named = Level(level.where, "", {"name": path.stem})
+    profile = Profile(**fill(Profile, named, level))
     check(profile, level)
-    return profile
+    cells = {form: differing(form, level, named) for form in profile.cells}
+    return replace(profile, cells=cells)
+
+
+def differing(form: str, level: Level, named: Level) -> dict[str, Any]:
+    """The keys of the cells of one pattern, checked together with all others.
+
+    Raises:
+        UsageError: a key that all cells share, or a value that the profile cannot hold.
+    """
+    own = level.section("cells").section(form)
+    own.check([key for key in KEYS if key not in COMMON])
+    values = fill(Profile, named, level.only(set(KEYS) - {"cells"}), own)
+    check(Profile(**values), own)
+    return {key: values[key] for key in own.values}
 
 
 def check(profile: Profile, level: Level) -> None:

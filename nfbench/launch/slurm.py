@@ -40,6 +40,7 @@ def submit_table(
     seeds: Iterable[int] = (0,),
     overrides: Sequence[str] = (),
     options: Sequence[str] = (),
+    threads: int | None = None,
     push: bool = False,
     dry_run: bool = False,
     only: Collection[str] | None = None,
@@ -47,7 +48,8 @@ def submit_table(
 ) -> Report:
     """Send what is missing of a table and not in the queue, then a job that renders it.
 
-    `only` those named TABLE/ROW/CELL/SEED, if it is given.
+    `only` those named TABLE/ROW/CELL/SEED, if it is given; `threads` are by default as many as a
+    cell has CPUs.
 
     Raises:
         UsageError: an unknown name, SLURM refuses or does not answer, or runs/ cannot be written.
@@ -57,7 +59,13 @@ def submit_table(
     after = [["nfbench", "table", table]]
     after += [["nfbench", "leaderboard", "push", table]] if push else []
     runnable, notes = with_data(to_run(jobs, only), profile)
-    lines = {job.place: [*job.experiment.command, "--no-bar", *options] for job in runnable}
+    lines = {
+        job.place: [
+            *[*job.experiment.command, "--no-bar", *options],
+            *["--threads", str(threads or profile.of(job.place).cpus)],
+        ]
+        for job in runnable
+    }
     report = submit(table, lines, profile, root, after=after, dry_run=dry_run)
     n_done, n_failed = (sum(job.state == s for job in jobs) for s in (DONE, FAILED))
     stale = [job.name for job in jobs if job.state == STALE]
@@ -81,10 +89,10 @@ def submit_sweep(
     Raises:
         UsageError: as `submit_table`, or a profile of cells of several processes.
     """
-    if profile.world_size > 1:
-        message = f"profile {profile.name}: expected one process for each trial of a sweep"
-        raise UsageError(f"{message}, got nodes x tasks_per_node = {profile.world_size}")
     name = f"sweeps/{sweep.name}"
+    if (size := profile.of(f"{name}/0").world_size) > 1:
+        message = f"profile {profile.name}: expected one process for each trial of a sweep"
+        raise UsageError(f"{message}, got nodes x tasks_per_node = {size}")
     if finished(sweep):
         return Report(1, 0, 0, None, None, [f"{name} is finished; nothing is sent"])
     words = [*sweep.command, "--jobs", "1", *options]
@@ -111,7 +119,7 @@ def submit(
             return found
     with submitting(root, name):
         found = prepare(name, lines, profile, root, after, most_tasks(), active_now(root, name))
-        sent = send(found.draft, profile) if found.draft else None
+        sent = send(found.draft) if found.draft else None
     return Report(0, found.n_active, 0, found.draft, sent, found.notes)
 
 

@@ -6,9 +6,11 @@ folder: whatever is stopped in between, nothing is sent twice and nothing is for
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,21 +48,36 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What would be sent: each array's submission, script and commands; the script after them."""
+class Array:
+    """One array that would be sent: what it asks for, its script, and its cells' commands."""
 
-    arrays: list[tuple[Submission, str, str]]
+    request: Profile
+    submission: Submission
+    script: str
+    commands: str
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Every file with its text."""
+        folder = self.submission.folder
+        yield f"{folder}/{SCRIPT}", self.script
+        yield f"{folder}/{COMMANDS}", self.commands
+        yield f"{folder}/{MANIFEST}", self.submission.text()
+        yield f"{folder}/{ENVIRONMENT}", told_environment()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What would be sent: arrays, and the script after them."""
+
+    arrays: list[Array]
     after: str | None
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Every file with its text."""
-        for submission, script, commands in self.arrays:
-            yield f"{submission.folder}/{SCRIPT}", script
-            yield f"{submission.folder}/{COMMANDS}", commands
-            yield f"{submission.folder}/{MANIFEST}", submission.text()
-            yield f"{submission.folder}/{ENVIRONMENT}", told_environment()
+        for array in self.arrays:
+            yield from array.texts()
         if self.after:
-            yield f"{self.arrays[-1][0].folder}/{RENDER}", self.after
+            yield f"{self.arrays[-1].submission.folder}/{RENDER}", self.after
 
 
 @contextmanager
@@ -91,44 +108,64 @@ def draft(
     most: int,
     after: Sequence[Sequence[str]] = (),
 ) -> Draft:
-    """What would be sent: cells with the words of their commands, in arrays of `most` tasks.
+    """What would be sent: cells with the words of their commands, in arrays of `most` tasks each,
+    one array or more for each distinct request.
 
     `after` are the words of commands that follow once all have ended, however they did.
     """
-    first, size = following(root, name), most * profile.pack
-    names, data = list(cells), data_folder(profile)
-    title = name.replace("/", "-")
-    arrays = []
-    for i, start in enumerate(range(0, len(names), size)):
-        folder = first.with_name(f"{int(first.name) + i:04}")
-        chosen = tuple(names[start : start + size])
-        submission = Submission(folder, profile.name, profile.pack, chosen)
-        script = job_script(profile, title, submission.n_tasks, folder, root, data)
-        lines = "".join(f"{shlex.join(cells[cell])}\n" for cell in chosen)
-        arrays.append((submission, script, lines))
+    number, data, title = following(root, name), data_folder(profile), name.replace("/", "-")
+    arrays: list[Array] = []
+    for request, names in requests(profile, cells):
+        for chosen in batched(names, most * request.pack):
+            folder = number.with_name(f"{int(number.name) + len(arrays):04}")
+            submission = Submission(folder, profile.name, request.pack, chosen)
+            script = job_script(request, title, submission.n_tasks, folder, root, data)
+            lines = "".join(f"{shlex.join(cells[cell])}\n" for cell in chosen)
+            arrays.append(Array(request, submission, script, lines))
     return Draft(arrays, render_script(profile, title, after, root, data) if after else None)
 
 
-def send(plan: Draft, profile: Profile) -> Sent:
+def requests(profile: Profile, cells: Iterable[str]) -> list[tuple[Profile, list[str]]]:
+    """Each distinct request with the cells that make it, in their order."""
+    found: list[tuple[Profile, list[str]]] = []
+    for cell in cells:
+        wanted = profile.of(cell)
+        same = next((names for request, names in found if request == wanted), None)
+        if same is None:
+            found.append((wanted, [cell]))
+        else:
+            same.append(cell)
+    return found
+
+
+def batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """The names in groups of a size, the last one as large as what is left."""
+    return (tuple(names[start : start + size]) for start in range(0, len(names), size))
+
+
+def send(plan: Draft) -> Sent:
     """Have SLURM look at a draft, write it down, and send it.
 
     Raises:
         CommandError: SLURM refuses, or does not answer; says what of it was sent.
         OSError: a file cannot be written; nothing of its array was sent.
     """
-    for script in [plan.arrays[0][1], *([plan.after] if plan.after else [])]:
+    firsts = [next(group).script for _, group in groupby(plan.arrays, attrgetter("request"))]
+    for script in [*firsts, *([plan.after] if plan.after else [])]:
         call("sbatch", "--test-only", text=script)
     for path, text in plan.texts():
         write_atomic(Path(path), text)
     arrays: list[tuple[str, Submission]] = []
-    for submission, _, _ in plan.arrays:
-        # The throttle holds for all arrays together: each then waits for the one before.
-        before = [job for job, _ in arrays[-1:]] if profile.throttle else []
-        try:
-            job = sbatch(submission.folder, SCRIPT, "%a.out", before)
-        except CommandError as error:
-            raise CommandError(partly(plan, arrays, submission, error)) from error
-        arrays.append((job, submission))
+    for request, group in groupby(plan.arrays, attrgetter("request")):
+        before: list[str] = []
+        for each in group:
+            try:
+                job = sbatch(each.submission.folder, SCRIPT, "%a.out", before)
+            except CommandError as error:
+                raise CommandError(partly(plan, arrays, each.submission, error)) from error
+            arrays.append((job, each.submission))
+            # A throttle holds for all arrays of a request: each then waits for the one before.
+            before = [job] if request.throttle else []
     if plan.after is None:
         return Sent(arrays, None)
     last = arrays[-1][1].folder
