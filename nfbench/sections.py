@@ -6,8 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set, in what batches; `seed` draws the set itself where it is not read, and the
-    split where that is random (`freyfaces`, `omniglot`).
+    """Which data set, in what batches; `seed` draws the set itself where it is not read, the
+    patches of `bsds300_redrawn`, and the split where that is random (`freyfaces`, `omniglot`).
 
     With `condition: label` the flow is trained given the labels, and tested as the mixture of all
     classes, each as likely. `augment` changes training images at random: `flip` mirrors half of
