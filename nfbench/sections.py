@@ -113,7 +113,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a row says of itself, and a cell in its stead; a cell's deviations add to its row's.
+    """What a row says of itself, and a cell in its stead; a cell's deviations add to those of its
+    row and of its column.
 
     No deviations: the paper's recipe. A reduced budget is never a reproduction.
     """
