@@ -156,7 +156,7 @@ def resolve(
     values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
     check_ranges(levels, values)
     notes = fill(Notes, file.only(NOTES), own.only(NOTES))
-    general = fill(Notes, file.only(NOTES))["deviations"]
+    general = fill(Notes, file.only(NOTES))["deviations"] + table.columns[cell].deviations
     experiment = Experiment(
         table=table.name,
         row=name,

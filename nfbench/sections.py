@@ -6,8 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set, in what batches; `seed` draws the set itself where it is not read, and the
-    split where that is random (`freyfaces`, `omniglot`).
+    """Which data set, in what batches; `seed` draws the set itself where it is not read, the
+    patches of `bsds300_redrawn`, and the split where that is random (`freyfaces`, `omniglot`).
 
     With `condition: label` the flow is trained given the labels, and tested as the mixture of all
     classes, each as likely. `augment` changes training images at random: `flip` mirrors half of
@@ -113,7 +113,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a row says of itself, and a cell in its stead; a cell's deviations add to its row's.
+    """What a row says of itself, and a cell in its stead; a cell's deviations add to those of its
+    row and of its column.
 
     No deviations: the paper's recipe. A reduced budget is never a reproduction.
     """

@@ -2,6 +2,7 @@
 
 from .binary import MNIST_DYNAMIC
 from .bsds300 import Bsds300
+from .bsds300_redrawn import Bsds300Redrawn
 from .caltech101_silhouettes import Caltech101Resplit, Caltech101Silhouettes
 from .celeba import CELEBA
 from .cifar10 import CIFAR10, CIFAR10_40K, Cifar10Subset
@@ -31,6 +32,7 @@ DATA: dict[str, Dataset] = {
     "hepmass": Hepmass(),
     "miniboone": Miniboone(),
     "bsds300": Bsds300(),
+    "bsds300_redrawn": Bsds300Redrawn(),
     "digits": Digits(),
     "mnist": MNIST,
     "mnist_padded": MNIST_PADDED,

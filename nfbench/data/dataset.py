@@ -141,7 +141,8 @@ class Dataset(ABC):
     def load(self, root: Path | None = None, seed: int = 0) -> Splits:
         """The splits, read below `root` (default: `data_root()`) and checked.
 
-        `seed` draws the generated sets, and the splits of files whose published split does.
+        `seed` draws the generated sets, the patches of `bsds300_redrawn`, and the splits of files
+        whose published split does.
         Raises `MissingDataError` without its files, `UsageError` on files that do not hold it.
         """
         splits = self.read(data_root() if root is None else root, seed)

@@ -71,6 +71,8 @@ def peek(path: Path) -> None:
                 import h5py  # Slow to import, and one data set needs it.
 
                 h5py.File(path, "r").close()
+            case ".tar" | ".tgz":
+                tarfile.open(path).close()
             case ".gz":
                 with gzip.open(path) as text:
                     text.read(1)

@@ -34,6 +34,7 @@ GAUSSIAN = {
     "hepmass": (-27.93, 0.02),
     "miniboone": (-37.24, 1.07),
     "bsds300": (96.67, 0.25),
+    "bsds300_redrawn": (96.67, 0.25),
     "eight_gaussians": (-np.log(2 * np.pi * np.e * (2.5**2 / 2 + 0.3**2)), 0.02),
 }
 
