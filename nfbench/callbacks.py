@@ -149,14 +149,12 @@ class Checkpoints(pl.Callback):
 
     def write(self, module: DensityModule) -> None:
         """Write ``last.pt``."""
-        optimizer = module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
         state = {
             "experiment": self.experiment,
             "fingerprint": self.fingerprint,
             "model": module.model.state_dict(),
             "average": module.average,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": module.whole_optimizer_state(),
             "selection": module.selection.state(),
             "step": module.step,
             "seconds": self.seconds + time.monotonic() - self.started,

@@ -76,6 +76,11 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
             "--compile", is_flag=True, help="Compile the training step; pays for long runs."
         ),
         click.option(
+            "--shard",
+            is_flag=True,
+            help="Share the optimizer's state out over the processes of a run.",
+        ),
+        click.option(
             "--wandb",
             type=click.Choice(["auto", "online", "offline", "disabled"]),
             default="auto",
@@ -105,6 +110,7 @@ def run(
     device: str,
     threads: int,
     compile: bool,
+    shard: bool,
     wandb: str,
     bar: bool | None,
 ) -> None:
@@ -135,6 +141,7 @@ def run(
                     device=device,
                     threads=threads,
                     compile=compile,
+                    shard=shard,
                     bar=first and (sys.stderr.isatty() if bar is None else bar),
                     wandb=wandb,
                 )
@@ -194,6 +201,7 @@ def reproduce(
     device: str,
     threads: int,
     compile: bool,
+    shard: bool,
     wandb: str,
     profile: str | None,
     push: bool,
@@ -212,7 +220,8 @@ def reproduce(
         "seeds": range(seeds),
         "dry_run": dry_run,
     }
-    wanted |= {"device": device, "threads": threads, "compile": compile, "wandb": wandb}
+    wanted |= {"device": device, "threads": threads, "compile": compile, "shard": shard}
+    wanted["wandb"] = wandb
     if profile:
         send_table(table, profile, push=push, **wanted)
         return

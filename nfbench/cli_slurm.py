@@ -69,6 +69,7 @@ def send_table(
     device: str = "auto",
     threads: int = 1,
     compile: bool = False,
+    shard: bool = False,
     wandb: str = "auto",
     **wanted: Any,
 ) -> None:
@@ -76,7 +77,7 @@ def send_table(
     from nfbench.launch.profile import load_profile
     from nfbench.launch.slurm import submit_table
 
-    options = ["--device", device, *["--compile"] * compile]
+    options = ["--device", device, *["--compile"] * compile, *["--shard"] * shard]
     options += ["--wandb", wandb] if wandb != "auto" else []
     # A task of several cores is worth as many threads, if nothing else is asked for.
     wanted |= {"options": options, "threads": threads if threads > 1 else None}

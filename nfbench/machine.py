@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +15,18 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from nfbench.errors import UsageError
 from nfbench.world import World, world
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a run computes, none of which is a setting of an experiment.
+
+    `shard` gives each of several processes the optimizer's state of its part of the weights.
+    """
+
+    device: torch.device
+    compile: bool = False
+    shard: bool = False
 
 
 class SameWeights(DDPStrategy):

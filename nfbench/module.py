@@ -1,6 +1,5 @@
 """The one LightningModule: any density model, any objective, any optimizer."""
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,9 +9,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from nfbench.compiled import Gradient, compile_gradient, is_function
 from nfbench.density import DensityModel
 from nfbench.flat import flatten, tie_gradients
+from nfbench.gradient import Gradient
 from nfbench.metrics import Summary, summarize
 from nfbench.nfe import NfeMeter, meter_of
 from nfbench.objectives import Objective
@@ -20,8 +19,7 @@ from nfbench.processes import average, gather_rows, place
 from nfbench.schedule import Schedule
 from nfbench.seeds import mix
 from nfbench.selection import Selection
-
-log = logging.getLogger("nfbench")
+from nfbench.shard import Shard
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
@@ -60,13 +58,14 @@ class DensityModule(pl.LightningModule):
         weight_decay: L2 penalty on all parameters, added to the gradient.
         clip_norm: largest norm of the gradient, or None.
         ema_decay: decay of a moving average of the weights, evaluated in their place, or None.
-        compile: compile the objective, with its gradient if the model is a function of its weights
-            (costs seconds to minutes at the start).
+        shard: each of several processes keeps the optimizer's state of its part of the weights.
+        compile: compile the gradient of the objective (costs seconds to minutes at the start).
         seed: of everything random in training and evaluation.
     """
 
     model: DensityModel
     weights: nn.Parameter  # all trained ones as one vector, once the optimizer is there
+    shard: Shard | None
     nfe: NfeMeter | None = None  # of a model with ODEs
 
     def __init__(
@@ -83,6 +82,7 @@ class DensityModule(pl.LightningModule):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
+        shard: bool = False,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
@@ -94,14 +94,12 @@ class DensityModule(pl.LightningModule):
         self.automatic_optimization = False
         self.model, self.schedule, self.selection = model, schedule, selection
         self.criterion, self.compiled = criterion, compile
-        self.objective = torch.compile(objective, dynamic=False) if compile else objective
-        self.gradient: Gradient | None = None
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.adam_betas, self.adam_eps = (0.9, adam_beta2), adam_eps
         self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if compile and is_function(model):
-            self.gradient = compile_gradient(model, objective, self.trained)
+        self.gradient = Gradient(model, objective, self.trained, compile=compile)
+        self.sharded, self.shard = shard, None
         self.step = 0
         self.improved = False
         self.summary: Summary | None = None
@@ -121,18 +119,26 @@ class DensityModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all weights as one vector, with the state of the run it continues."""
         self.weights = flatten(self.trained)
+        self.shard = Shard(self.weights) if self.sharded else None
         if self.average is not None:
             self.average = self.average.to(self.weights.device)
         optimizer = OPTIMIZERS[self.optimizer_name](
-            [self.weights],
+            [self.shard.part if self.shard else self.weights],
             lr=self.schedule.learning_rate,
             betas=self.adam_betas,
             eps=self.adam_eps,
             weight_decay=self.weight_decay,
         )
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+        if (state := self.optimizer_state) is not None:
+            optimizer.load_state_dict(self.shard.own(state) if self.shard else state)
         return optimizer
+
+    def whole_optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state of all weights; all processes must call it."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        state = optimizer.state_dict()
+        return self.shard.whole(state) if self.shard else state
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
         """Take an optimizer step on each minibatch of a chunk; return their losses (k,)."""
@@ -142,6 +148,8 @@ class DensityModule(pl.LightningModule):
         # Lightning drops all gradients at the start and before each validation.
         if self.weights.grad is None:
             tie_gradients(self.weights, self.trained)
+            if self.shard:
+                self.shard.tie_gradient()
         steps = (self.optimize(optimizer, *b, self.manual_backward) for b in minibatches(chunk))
         losses = average(torch.stack(list(steps)))
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
@@ -166,36 +174,20 @@ class DensityModule(pl.LightningModule):
         """
         for group in optimizer.param_groups:
             group["lr"] = self.rate()
-        optimizer.zero_grad(set_to_none=False)
+        assert self.weights.grad is not None
+        self.weights.grad.zero_()
         beta = self.schedule.beta(self.step)
         weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
-        loss = self.differentiate((x, context, *weight), backward)
-        assert self.weights.grad is not None
+        loss = self.gradient.add(self.weights, x, context, *weight, backward=backward)
         average(self.weights.grad)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         optimizer.step()
+        if self.shard:
+            self.shard.gather()
         if self.ema_decay is not None:
             self.follow(1 - self.ema_decay)
         self.step += 1
-        return loss.detach()
-
-    def differentiate(
-        self, arguments: tuple[Any, ...], backward: Callable[[Tensor], None]
-    ) -> Tensor:
-        """Add the gradient of the objective to that of the weights; return the loss."""
-        if self.gradient is not None:
-            try:
-                gradient, loss = self.gradient(self.weights, *arguments)
-            except RuntimeError as error:  # of a transform that has a gradient of its own
-                log.debug("the objective is compiled without its gradient: %s", error)
-                self.gradient = None
-            else:
-                assert self.weights.grad is not None
-                self.weights.grad += gradient
-                return loss
-        loss = self.objective(self.model, *arguments)
-        backward(loss)
         return loss
 
     def follow(self, part: float) -> None:

@@ -22,7 +22,7 @@ from nfbench.config import Experiment
 from nfbench.data.base import DataModule
 from nfbench.errors import FailedRunError, UsageError
 from nfbench.evaluation import Metrics, describe_likelihood, evaluate
-from nfbench.machine import quiet_lightning, torch_device, trainer
+from nfbench.machine import Means, quiet_lightning, torch_device, trainer
 from nfbench.metrics import bits_per_dim
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
@@ -44,6 +44,7 @@ def run(
     device: str = "auto",
     threads: int = 1,
     compile: bool = False,
+    shard: bool = False,
     bar: bool = False,
     wandb: str = "auto",
 ) -> Record:
@@ -53,7 +54,8 @@ def run(
     for its audit and its speed.
 
     A finished cell is returned as it is. A run without a number (a loss that is not finite, say)
-    leaves a record that says so, and may be tried again. ``wandb`` is ``auto``, ``online``,
+    leaves a record that says so, and may be tried again. ``shard`` is for several processes: each
+    keeps the optimizer's state of its part of the weights. ``wandb`` is ``auto``, ``online``,
     ``offline`` or ``disabled``; W&B shows the run and has no part in the record.
 
     Raises:
@@ -80,8 +82,8 @@ def run(
             torch.set_num_threads(threads)
             tracked = wandb if first else "disabled"
             with StopRequest() as stop, Session(experiment, root, tracked) as session:
-                place = torch_device(device)
-                result = execute(experiment, root, place, compile, bar, stop, session.logger)
+                means = Means(torch_device(device), compile, shard)
+                result = execute(experiment, root, means, bar, stop, session.logger)
                 stop.deferred = True  # there is nothing left to stop
                 if first:
                     log.info("wrote %s", record.write(result, root).relative_to(root))
@@ -95,8 +97,7 @@ def run(
 def execute(
     experiment: Experiment,
     root: Path,
-    device: torch.device,
-    compile: bool,
+    means: Means,
     bar: bool,
     stop: StopRequest,
     logger: Logger | None,
@@ -104,7 +105,7 @@ def execute(
     """Build, train and evaluate; the record of it."""
     sources = provenance.commit(root)
     started, clock = datetime.now(UTC), time.monotonic()
-    module, data, checkpoints = prepare(experiment, root, device, compile, stop)
+    module, data, checkpoints = prepare(experiment, root, means, stop)
     failure, metrics, checks, speed = None, Metrics(), Audit(), Speed()
     try:
         train(module, data, checkpoints, root, bar, logger)
@@ -129,13 +130,13 @@ def execute(
 
 
 def prepare(
-    experiment: Experiment, root: Path, device: torch.device, compile: bool, stop: StopRequest
+    experiment: Experiment, root: Path, means: Means, stop: StopRequest
 ) -> tuple[DensityModule, DataModule, Checkpoints]:
     """Read the data and build the module, as its last checkpoint has it if there is one."""
     quiet_lightning()
     data = build_data(experiment)
     data.setup()
-    data.to(device)
+    data.to(means.device)
     schedule = build_schedule(experiment, data.order.steps_per_epoch)
     model = build_model(experiment, data.dataset)
     if model.needs_calibration and data.is_mapped:
@@ -144,7 +145,9 @@ def prepare(
             f"training set, as {data.dataset.name} is not held in memory; batch_norm=false "
             "takes none, and flows of images keep running ones"
         )
-    module = build_module(experiment, model, schedule, compile=compile, root=root).to(device)
+    module = build_module(
+        experiment, model, schedule, compile=means.compile, shard=means.shard, root=root
+    ).to(means.device)
     checkpoints = Checkpoints(
         record.run_dir(experiment, root),
         experiment.identity(),

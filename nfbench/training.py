@@ -135,6 +135,7 @@ def build_module(
     schedule: Schedule,
     *,
     compile: bool = False,
+    shard: bool = False,
     root: Path | None = None,
 ) -> DensityModule:
     """The LightningModule that trains the model as the experiment says, compiled if asked to.
@@ -173,6 +174,7 @@ def build_module(
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
             compile=compile,
+            shard=shard,
             seed=experiment.seed,
         )
     except ValueError as error:

@@ -128,8 +128,10 @@ TORCH = {
     "data.batches": "data.augment errors schedule seeds",
     "data.base": "data data.augment data.batches errors schedule seeds",
     "nfe": "density errors processes transforms",
-    "compiled": "flat nets",
-    "module": "compiled density flat metrics nfe objectives processes schedule seeds selection",
+    "gradient": "density flat nets objectives",
+    "shard": "processes",
+    "module": "density flat gradient metrics nfe objectives processes schedule seeds selection"
+    " shard",
     "callbacks": "checkpoint config curve errors metrics module nfe processes record signals",
     "provenance": "config module world",
     "audit": "density distributions flows transforms vae",

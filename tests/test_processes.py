@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness import MAF, begin, changed, comparable, exit_code, write_table
 
 from nfbench import checkpoint, record
@@ -17,6 +18,7 @@ from nfbench.config import load
 from nfbench.curve import read_curve
 from nfbench.record import Record
 from nfbench.run import run
+from nfbench.shard import Shard
 from nfbench.signals import InterruptedRunError
 from nfbench.world import World, world
 
@@ -46,31 +48,32 @@ REALNVP: dict[str, Any] = {
 }
 
 
-def member(root: Path, row: str, cell: str, rank: int, size: int, port: int) -> None:
+def member(root: Path, row: str, cell: str, shard: bool, rank: int, size: int, port: int) -> None:
     """One of the processes of a run, as torchrun starts them."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update({name: str(value) for name, value in (names | meeting).items()})
+    experiment = load(f"tiny/{row}", cell, root=root)
     try:
-        run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu", wandb="disabled")
+        run(experiment, root=root, device="cpu", shard=shard, wandb="disabled")
     except InterruptedRunError:
         os._exit(130)
     os._exit(0)
 
 
-def start(root: Path, row: str, cell: str, size: int) -> list[Any]:
+def start(root: Path, row: str, cell: str, size: int, *, shard: bool = False) -> list[Any]:
     """Start a run of some processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [begin(member, root, row, cell, rank, size, port) for rank in range(size)]
+    return [begin(member, root, row, cell, shard, rank, size, port) for rank in range(size)]
 
 
-def of(size: int, root: Path, row: str, cell: str) -> Record:
+def of(size: int, root: Path, row: str, cell: str, *, shard: bool = False) -> Record:
     """The record of a run of some processes, below a root of its own."""
     if size == 1:
         return run(load(f"tiny/{row}", cell, root=root), root=root, device="cpu")
-    processes = start(root, row, cell, size)
+    processes = start(root, row, cell, size, shard=shard)
     assert [exit_code(process, 120) for process in processes] == [0] * size
     return record.read(record.record_path(load(f"tiny/{row}", cell, root=root), root))
 
@@ -137,6 +140,34 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_record(tmp_path: Path, 
     assert 0 < step < (100 if row == "maf" else 40)
     records = [of(2, root, row, "pinwheel") for root in (cut, whole)]
     assert comparable(records[0]) == comparable(records[1])
+
+
+def test_sharing_the_optimizer_out_changes_nothing(tmp_path: Path) -> None:
+    whole, shared = (write_table(tmp_path / name, maf=TRAINED) for name in ("whole", "shared"))
+    records = [of(2, root, "maf", "pinwheel", shard=root == shared) for root in (whole, shared)]
+    assert comparable(records[0]) == comparable(records[1])
+    states = [
+        checkpoint.load(root / "runs" / "tiny" / "maf" / "pinwheel" / "0" / "last.pt")["optimizer"]
+        for root in (whole, shared)
+    ]
+    for name, value in states[0]["state"][0].items():
+        assert torch.equal(states[1]["state"][0][name], value), name
+
+
+def test_a_shard_takes_its_part_of_a_saved_state_and_gives_it_back() -> None:
+    weights = torch.nn.Parameter(torch.arange(32.0))
+    state = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": weights.detach() / 7}}}
+    parts = []
+    for rank in range(3):
+        shard = Shard(weights)
+        shard.rank, shard.size = rank, 3
+        own = shard.own(state)["state"][0]
+        assert own["step"] == 3
+        parts.append(own["exp_avg"])
+        joined = shard.whole(shard.own(state))["state"][0]["exp_avg"]
+        assert joined.count_nonzero() == own["exp_avg"].count_nonzero(), "the rest is others'"
+        assert torch.equal(shard.cut(joined), own["exp_avg"])
+    assert torch.equal(torch.cat(parts), state["state"][0]["exp_avg"])
 
 
 def as_launched(processes: list[Any], seconds: float = 60.0) -> list[int]:

@@ -198,7 +198,7 @@ def test_the_weight_of_the_divergence_rises_with_the_steps(tmp_path: Path) -> No
         return -model.log_prob(x).mean()
 
     module = build_module(experiment, model, build_schedule(experiment, 10))
-    module.objective = noted
+    module.gradient.objective = noted
     optimizer = module.configure_optimizers()
     from nfbench.flat import tie_gradients
 

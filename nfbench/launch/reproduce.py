@@ -31,6 +31,7 @@ def reproduce(
     device: str = "auto",
     threads: int = 1,
     compile: bool = False,
+    shard: bool = False,
     wandb: str = "auto",
     dry_run: bool = False,
     only: Collection[str] | None = None,
@@ -61,7 +62,7 @@ def reproduce(
     if dry_run:
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
-    options += ["--compile"] * compile
+    options += [*["--compile"] * compile, *["--shard"] * shard]
     options += ["--wandb", wandb] if wandb != "auto" else []
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)

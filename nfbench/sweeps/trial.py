@@ -12,7 +12,7 @@ import torch
 from nfbench import provenance
 from nfbench.config import Experiment
 from nfbench.errors import FailedRunError, UsageError
-from nfbench.machine import torch_device, trainer
+from nfbench.machine import Means, torch_device, trainer
 from nfbench.run import describe_model, prepare, train
 from nfbench.signals import InterruptedRunError, StopRequest
 
@@ -72,7 +72,7 @@ def validated(
         FailedRunError: if a loss, or every validation, is not finite.
     """
     clock = time.monotonic()
-    module, data, checkpoints = prepare(experiment, root, device, False, stop)
+    module, data, checkpoints = prepare(experiment, root, Means(device), stop)
     train(module, data, checkpoints, root, bar)
     best = module.selection.best
     if not module.step:  # fitted in closed form, with no validation on the way

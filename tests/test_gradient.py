@@ -1,6 +1,7 @@
 """A compiled gradient is the eager one; what cannot be compiled whole trains all the same."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,10 +9,10 @@ import torch
 from harness import fit, normal_rows
 
 from nfbench import module
-from nfbench.compiled import compile_gradient, is_function
 from nfbench.flat import flatten, tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.gradient import Gradient, is_function
 from nfbench.objectives.likelihood import maximum_likelihood
 from nfbench.schedule import Schedule
 
@@ -35,7 +36,7 @@ def test_value_and_gradient_are_those_of_autograd(name: str) -> None:
     trained = list(flow.parameters())
     weights = flatten(trained)
     tie_gradients(weights, trained)
-    gradient = compile_gradient(flow, maximum_likelihood, trained, backend="aot_eager")
+    gradient = Gradient(flow, maximum_likelihood, trained, compile=True, backend="aot_eager")
     for scale in (1.0, 0.5):
         x = scale * torch.randn(20, 3, dtype=torch.float64)
         with torch.no_grad():
@@ -43,10 +44,16 @@ def test_value_and_gradient_are_those_of_autograd(name: str) -> None:
         weights.grad.zero_()  # type: ignore[union-attr]
         expected = maximum_likelihood(flow, x)
         expected.backward()
-        found, loss = gradient(weights, x, None)
+        wanted = weights.grad.clone()  # type: ignore[union-attr]
+        weights.grad.zero_()  # type: ignore[union-attr]
+        loss = gradient.add(weights, x, None, backward=never)
         torch.testing.assert_close(loss, expected.detach())
-        torch.testing.assert_close(found, weights.grad)
-        assert not found.requires_grad and found.any()
+        torch.testing.assert_close(weights.grad, wanted)
+        assert wanted.any()
+
+
+def never(loss: torch.Tensor) -> None:
+    raise AssertionError("autograd was asked")
 
 
 def test_what_a_batch_changes_is_no_function() -> None:
@@ -55,10 +62,7 @@ def test_what_a_batch_changes_is_no_function() -> None:
 
 
 def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    def quick(*arguments: Any, **options: Any) -> Any:
-        return compile_gradient(*arguments, **options, backend="aot_eager")
-
-    monkeypatch.setattr(module, "compile_gradient", quick)
+    monkeypatch.setattr(module, "Gradient", partial(Gradient, backend="aot_eager"))
     runs = [
         fit(
             model("maf", 2, layers=2, hidden=[8]),
@@ -69,8 +73,8 @@ def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyP
         )
         for compile in (False, True)
     ]
-    assert runs[0].gradient is None
-    assert runs[1].gradient is not None
+    assert runs[0].gradient.compiled is None
+    assert runs[1].gradient.compiled is not None
     torch.testing.assert_close(runs[0].weights, runs[1].weights)
 
 
@@ -80,6 +84,6 @@ def test_a_gradient_of_its_own_is_left_to_autograd(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.DEBUG, "nfbench"):
         compiled = fit(model("iaf", **sizes), normal_rows(features=6), SCHEDULE, compile=True)
     eager = fit(model("iaf", **sizes), normal_rows(features=6), SCHEDULE)
-    assert compiled.gradient is None
+    assert compiled.gradient.compiled is None
     assert "without its gradient" in caplog.text
     torch.testing.assert_close(compiled.weights, eager.weights)

@@ -1,0 +1,117 @@
+"""The gradient of an objective, compiled if asked to as one function of all weights.
+
+Forward and backward pass then are one graph, where autograd would walk over a node for each
+operation and each parameter: steps of small nets in small batches take half the time.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nfbench.density import DensityModel
+from nfbench.flat import padded
+from nfbench.nets.first_batch import FirstBatch
+from nfbench.objectives import Objective
+
+log = logging.getLogger("nfbench")
+
+
+class Gradient:
+    """Adds the gradient of an objective to that of all weights.
+
+    Args:
+        model: what the objective is of.
+        objective: (model, *arguments) -> scalar loss.
+        trained: the parameters that the weights are made of.
+        compile: compile the gradient, or of a model that has one of its own, or that a batch
+            changes, the objective alone.
+        backend: that of torch.compile.
+    """
+
+    def __init__(
+        self,
+        model: DensityModel,
+        objective: Objective,
+        trained: Sequence[nn.Parameter],
+        *,
+        compile: bool = False,
+        backend: str = "inductor",
+    ) -> None:
+        self.model, self.objective = model, objective
+        self.compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
+        if compile:
+            self.objective = torch.compile(objective, dynamic=False, backend=backend)
+        if compile and is_function(model):
+            self.compiled = compile_gradient(model, objective, trained, backend=backend)
+
+    def add(
+        self, weights: nn.Parameter, *arguments: Any, backward: Callable[[Tensor], None]
+    ) -> Tensor:
+        """Add it to ``weights.grad``, by ``backward`` where it is autograd's; the loss."""
+        if self.compiled is not None:
+            try:
+                gradient, loss = self.compiled(weights, *arguments)
+            except RuntimeError as error:
+                log.debug("the objective is compiled without its gradient: %s", error)
+                self.compiled = None
+            else:
+                assert weights.grad is not None
+                weights.grad += gradient
+                return loss
+        loss = self.objective(self.model, *arguments)
+        backward(loss)
+        return loss.detach()
+
+
+class Loss(nn.Module):
+    """An objective of a model as a module, whose parameters can be exchanged."""
+
+    def __init__(self, model: nn.Module, objective: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The objective of the model."""
+        return self.objective(self.model, *arguments)
+
+
+def is_function(model: nn.Module) -> bool:
+    """Whether the model's density changes nothing in training, as a function of its weights."""
+    return not any(
+        isinstance(part, FirstBatch) or getattr(part, "keeps_running_statistics", False)
+        for part in model.modules()
+    )
+
+
+def compile_gradient(
+    model: nn.Module,
+    objective: Callable[..., Tensor],
+    trained: Sequence[nn.Parameter],
+    *,
+    backend: str,
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``(dL/dw, L)`` of an objective L and the trained parameters as one vector w, compiled.
+
+    Raises, when called:
+        RuntimeError: if torch.func cannot differentiate the model: it has a gradient of its own.
+    """
+    found = {parameter: f"model.{name}" for name, parameter in model.named_parameters()}
+    names = [found[parameter] for parameter in trained]
+    # Taken now, so that a call need not look at the parameters themselves.
+    rooms, shapes = [padded(each) for each in trained], [each.shape for each in trained]
+    loss = Loss(model, objective)
+
+    def value(weights: Tensor, *arguments: Any) -> Tensor:
+        """The loss at these weights."""
+        parameters = {
+            name: piece[: shape.numel()].view(shape)
+            for name, piece, shape in zip(names, weights.split(rooms), shapes, strict=True)
+        }
+        result: Tensor = torch.func.functional_call(loss, parameters, arguments)
+        return result
+
+    compiled = torch.compile(torch.func.grad_and_value(value), dynamic=False, backend=backend)
+    return torch.no_grad()(compiled)
