@@ -45,6 +45,7 @@ def evaluate(module: DensityModule, data: DataModule, trainer: Trainer) -> tuple
         values = module.log_probs.cpu()
         check(split, values, len(rows), module.step)
         metrics |= likelihood_metrics(split, values, data) | {f"{split}/n": len(values)}
+        metrics[f"{split}/log_likelihood_min"] = values.min().item()
         if isinstance(module.model, Preprocessed):
             log_dets = preprocessing_log_dets(module, phase, rows, data.eval_batch_size)
             density = summarize(values - log_dets.cpu())

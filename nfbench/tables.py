@@ -19,7 +19,18 @@ from nfbench.config import resolve
 from nfbench.data import DATA
 from nfbench.record import Record, find_root
 from nfbench.verdict import Entry, judge
-from nfbench.wording import DAGGER, MARKS, brief, dagger, further, line, mark, remarks
+from nfbench.wording import (
+    DAGGER,
+    DOUBLE_DAGGER,
+    MARKS,
+    brief,
+    dagger,
+    double_dagger,
+    further,
+    line,
+    mark,
+    remarks,
+)
 
 WORDS = (
     "row",
@@ -219,6 +230,8 @@ def legend(view: View) -> str:
     marks = {mark(entry): entry.verdict.partition(":")[0] for entry in view.entries}
     used = [f"{sign} {marks[sign]}" for sign in MARKS.values() if sign in marks]
     used += [f"{DAGGER} without a sound audit"] * any(dagger(e) for e in view.entries)
+    hangs = f"{DOUBLE_DAGGER} a single test point carries the mean, see the notes"
+    used += [hangs] * any(double_dagger(e) for e in view.entries)
     paper = "In brackets the paper's. " if view.published else ""
     return f"{paper}{', '.join(used)}".strip()
 

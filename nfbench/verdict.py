@@ -20,6 +20,7 @@ ROUNDING = 1e-9
 TOLERANCE, MASS_TOLERANCE = 1e-6, 0.05
 SOLVER_ERROR = 100  # of an ODE: errors of many steps and dimensions, in relative tolerances
 SOUND = "ok"
+FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Entry:
     """One cell of a row: our mean over seeds, what it is uncertain by, and the verdict.
 
     `points` is the +- over test points, `seeds` the standard deviation over the seeds (none for
-    one seed), both in the unit of the column; `extra` the means of further numbers, none where no
+    one seed), both in the unit of the column; `outliers` says of which seeds a single test point
+    carries the mean; `extra` the means of further numbers, none where no
     record has them. `records` are those that our number is of.
     """
 
@@ -55,6 +57,7 @@ class Entry:
     verdict: str
     audited: Audited | None = None
     failures: tuple[str, ...] = ()
+    outliers: tuple[str, ...] = ()
     extra: Mapping[str, float | None] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
 
@@ -110,9 +113,29 @@ def judge(
         verdict=verdict,
         audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
+        outliers=tuple(filter(None, map(outlier, counted))),
         extra={name: mean_of(counted, name) for name in extra},
         records=tuple(counted),
     )
+
+
+def outlier(record: Record) -> str:
+    """What a single test point does to the mean, if without it that is off by half its error.
+
+    The standard error then tells of this point alone: a mean of n values cannot be off by more for
+    one of them than its own standard error.
+    """
+    mean, se, least, n = (
+        record.metrics.get(f"test/{key}")
+        for key in ("log_likelihood", "log_likelihood_se", "log_likelihood_min", "n")
+    )
+    if mean is None or se is None or least is None or n is None or n < FEW_POINTS:
+        return ""
+    shift = (mean - least) / (n - 1)
+    if shift <= se / 2:
+        return ""
+    without = f"without it the mean of seed {record.seed} is {mean + shift:.3f} nats"
+    return f"one test point of {int(n):,} has {least:.3g} nats; {without}"
 
 
 def claim(record: Record, name: str) -> str:

@@ -17,12 +17,13 @@ MARKS = {
     "missing": "·",
 }
 DAGGER = "†"  # beside a number that no audit supports
+DOUBLE_DAGGER = "‡"  # beside a mean that a single test point carries
 
 
 def remarks(entry: Entry) -> list[str]:
-    """What is said of an entry: its reduced budget, then its deviations."""
-    reduced = entry.experiment.reduced
-    return [*([f"reduced budget: {reduced}"] if reduced else []), *entry.experiment.deviations]
+    """What is said of an entry: its reduced budget, its outliers, then its deviations."""
+    reduced = [f"reduced budget: {entry.experiment.reduced}"] if entry.experiment.reduced else []
+    return [*reduced, *entry.outliers, *entry.experiment.deviations]
 
 
 def mark(entry: Entry) -> str:
@@ -35,11 +36,16 @@ def dagger(entry: Entry) -> str:
     return DAGGER if entry.audited and entry.audited.finding != SOUND else ""
 
 
+def double_dagger(entry: Entry) -> str:
+    """The mark of a mean that a single test point carries."""
+    return DOUBLE_DAGGER if entry.outliers else ""
+
+
 def brief(entry: Entry) -> str:
     """An entry in the overview: our number, its mark, and the paper's number in brackets."""
     reported = entry.experiment.reported
     paper = f"({number(entry.column, reported.value)})" if reported else ""
-    ours = number(entry.column, entry.ours) + dagger(entry)
+    ours = number(entry.column, entry.ours) + dagger(entry) + double_dagger(entry)
     return " ".join(filter(None, [ours, mark(entry), paper]))
 
 

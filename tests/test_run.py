@@ -84,8 +84,10 @@ def test_the_test_is_of_the_best_weights_and_not_of_the_last(tmp_path: Path) -> 
     assert result.model["stop_reason"] == "patience"
     assert result.metrics["val/log_likelihood"] == max(curve.values())
     assert max(curve.values()) > curve[result.model["steps"]]
-    mean = np.load(folder / "test_log_prob.npz")["log_prob"].mean(dtype=np.float64)
+    values = np.load(folder / "test_log_prob.npz")["log_prob"]
+    mean = values.mean(dtype=np.float64)
     assert mean == pytest.approx(result.metrics["test/log_likelihood"], abs=1e-6)
+    assert values.min() == pytest.approx(result.metrics["test/log_likelihood_min"], rel=1e-6)
 
 
 def test_discrete_data_give_bits_per_dim_of_a_lower_bound(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -320,6 +321,18 @@ SOUND = {
     "passes_per_sample": 30,
     "sample_log_prob_error": 1e-13,
 }
+
+
+@pytest.mark.parametrize("least", [-990.0, -5.0])
+def test_a_mean_that_a_single_test_point_carries_is_marked(root: Path, least: float) -> None:
+    """99 points of 0.14 and one of -990, or all of about -2 to 2."""
+    values = [0.14] * 99 + [least] if least < -100 else [(-1.0) ** i * i / 25 for i in range(100)]
+    found = {"test/log_likelihood_min": least, "test/n": 100}
+    se = stdev(values) / 10
+    record.write(make(root, "maf_5", "moons", value=fmean(values), se=se, metrics=found), root)
+    text = tables.markdown(tables.build("small", root))
+    note = "one test point of 100 has -990 nats; without it the mean of seed 0 is 0.140 nats"
+    assert (note in text) == ("‡" in text) == (least < -100)
 
 
 @pytest.mark.parametrize(
