@@ -258,7 +258,8 @@ def audit(target: str, seed: int | None) -> None:
 @click.argument("target")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the runs; by default 0.")
 @click.option("--speed", "cost", is_flag=True, help="Of a table accuracy against cost instead.")
-def plot(target: str, seed: int | None, cost: bool) -> None:
+@click.option("--gap", is_flag=True, help="Of a table our numbers less the published instead.")
+def plot(target: str, seed: int | None, cost: bool, gap: bool) -> None:
     """Draw what a table's runs left, or one run, and print where.
 
     \b
@@ -271,7 +272,14 @@ def plot(target: str, seed: int | None, cost: bool) -> None:
     \b
         nfbench plot demo --speed         accuracy against the cost of a sample, of all seeds, from
                                           what nfbench speed has measured: results/demo_speed.png
+        nfbench plot maf2017_table1 --gap our numbers less the published ones, with their errors:
+                                          results/maf2017_table1_gap.png
     """
+    if gap:
+        from nfbench import gaps
+
+        click.echo(gaps.draw(target))
+        return
     if cost:
         from nfbench import tradeoff
 

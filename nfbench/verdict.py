@@ -93,6 +93,7 @@ def judge(
     ours = fmean(values) if values else None
     points = multiple * fmean(errors) if errors else None
     seeds = stdev(values) if len(values) > 1 else None
+    outliers = tuple(filter(None, map(outlier, counted)))
     if ours is None:
         verdict = failed(failures[0]) if failures else "missing"
     elif not fresh:
@@ -101,7 +102,8 @@ def judge(
         verdict = "reduced budget"
     else:
         mean_error = None if seeds is None else multiple * seeds / sqrt(len(values))
-        verdict = compare(experiment, column, ours, points, mean_error)
+        # An error that a single point makes reproduces nothing, however large it is.
+        verdict = compare(experiment, column, ours, None if outliers else points, mean_error)
     return Entry(
         experiment=experiment,
         column=column,
@@ -113,7 +115,7 @@ def judge(
         verdict=verdict,
         audited=audited(counted) if counted else None,
         failures=tuple(f"seed {r.seed} {failed(r)}" for r in failures),
-        outliers=tuple(filter(None, map(outlier, counted))),
+        outliers=outliers,
         extra={name: mean_of(counted, name) for name in extra},
         records=tuple(counted),
     )

@@ -73,6 +73,7 @@ TORCH_FREE = {
     "imaging": "atomic figures",
     "plots": "catalog config errors figures portrait record",
     "tradeoff": "catalog conditions config errors figures record tables verdict",
+    "gaps": "catalog errors figures record tables verdict wording",
     "tracking": "",
     "tracking.identity": "config record",
     "tracking.mode": "errors",

@@ -333,6 +333,7 @@ def test_a_mean_that_a_single_test_point_carries_is_marked(root: Path, least: fl
     text = tables.markdown(tables.build("small", root))
     note = "one test point of 100 has -990 nats; without it the mean of seed 0 is 0.140 nats"
     assert (note in text) == ("‡" in text) == (least < -100)
+    assert entry(root).verdict == ("short" if least < -100 else "reproduced")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""Ours less the paper's, for every number of a published table. Imports no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median_low
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from nfbench import tables
+from nfbench.catalog import Column
+from nfbench.errors import UsageError
+from nfbench.figures import FRAME, LABEL, TITLE, save
+from nfbench.record import find_root
+from nfbench.verdict import Entry, metric
+from nfbench.wording import double_dagger, number
+
+WIDTH, MARGIN, ROW = 6.5, 1.1, 0.24  # inches
+COLORS = {"reproduced": "tab:green", "better": "tab:blue", "short": "tab:red"}
+OTHER = "tab:gray"
+FAR = 8  # medians of all gaps with their errors: what is farther off is told at the edge
+
+
+def draw(table_name: str, root: Path | None = None) -> Path:
+    """Draw results/<table>_gap.png: a panel for each column with numbers of both.
+
+    Raises:
+        UsageError: the table publishes nothing, or no cell of it has a record.
+    """
+    root = root or find_root()
+    view = tables.build(table_name, root)
+    panels: dict[str, list[Entry]] = {}
+    for entry in view.entries:
+        if entry.gap is not None:
+            panels.setdefault(entry.experiment.cell, []).append(entry)
+    if not panels:
+        raise UsageError(
+            f"{table_name}: expected numbers beside published ones, got none; "
+            f"run some first: nfbench reproduce {table_name}"
+        )
+    sizes = [len(entries) for entries in panels.values()]
+    height = ROW * sum(sizes) + MARGIN * len(panels)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[n + 1.5 for n in sizes])
+    for axis, (cell, entries) in zip(axes[:, 0], panels.items(), strict=True):
+        fill(axis, view.table.columns[cell], entries)
+    used = {color_of(entry) for entries in panels.values() for entry in entries}
+    add_legend(figure, view.table.title, used)
+    return save(figure, root / "results" / f"{table_name}_gap.png", 150)
+
+
+def color_of(entry: Entry) -> str:
+    """The color of a verdict."""
+    return COLORS.get(entry.verdict.partition(":")[0], OTHER)
+
+
+def fill(axis: Axes, column: Column, entries: Sequence[Entry]) -> None:
+    """A column's rows from above: the gap, its error, each seed, and the paper's own error."""
+    reaches = [abs(entry.gap or 0.0) + (entry.points or 0.0) for entry in entries]
+    far = FAR * median_low(reaches)
+    limit = 1.1 * max((reach for reach in reaches if reach <= far), default=1.0)
+    axis.set_xlim(-limit, limit)
+    for y, entry in enumerate(entries):
+        row(axis, y, entry, column, inside=reaches[y] <= far)
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.set_ylim(len(entries) - 0.4, -0.6)
+    axis.set_yticks(range(len(entries)), [e.experiment.title for e in entries], fontsize=LABEL)
+    axis.tick_params(labelsize=LABEL, length=2)
+    axis.set_xlabel(f"ours less the paper's, {column.unit}", fontsize=LABEL)
+    axis.set_title(f"{column.heading} ({column.direction} is better)", fontsize=TITLE)
+    axis.spines[:].set(color=FRAME, linewidth=0.5)
+
+
+def row(axis: Axes, y: int, entry: Entry, column: Column, *, inside: bool) -> None:
+    """One row; what is far off is an arrow at the edge with its number."""
+    reported = entry.experiment.reported
+    assert reported is not None and entry.gap is not None
+    if reported.uncertainty:
+        axis.barh(y, 2 * reported.uncertainty, left=-reported.uncertainty, height=0.7, color=FRAME)
+    text = f"{number(column, entry.ours)}{double_dagger(entry)} ({number(column, reported.value)})"
+    axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=LABEL)
+    color = color_of(entry)
+    if not inside:
+        edge = axis.get_xlim()[entry.gap > 0]
+        axis.plot(edge, y, "<>"[entry.gap > 0], color=color, markersize=5, clip_on=False)
+        return
+    axis.errorbar(entry.gap, y, xerr=entry.points, fmt="o", color=color, markersize=4, capsize=2)
+    if entry.n_seeds > 1:
+        seeds = [metric(record, column.metric) - reported.value for record in entry.records]
+        axis.plot(seeds, [y + 0.22] * len(seeds), "|", color=color, markersize=4)
+
+
+def add_legend(figure: Figure, title: str, used: set[str]) -> None:
+    """What the marks mean, under the title."""
+    known = [*COLORS.items(), ("another verdict", OTHER)]
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=color, marker="o", markersize=4, linestyle="", label=name)
+        for name, color in known
+        if color in used
+    ]
+    handles += [
+        Line2D([], [], color="black", linewidth=1, label="± test points"),
+        Line2D([], [], color="black", marker="|", markersize=4, linestyle="", label="a seed"),
+        Patch(color=FRAME, label="the paper's ±"),
+    ]
+    figure.suptitle(f"{title}: ours less the paper's", fontsize=TITLE + 1)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=6, fontsize=LABEL, frameon=False
+    )
