@@ -27,7 +27,7 @@ from nfbench.units import duration, memory
 PATIENT = changed(MAF, training={"max_steps": None, "validate_every": None, "patience": 4})
 EITHER = changed(MAF, training={"patience": 4})
 BROKEN = MAF | {"flow": {"name": "glow_image"}}  # points of the plane are no images
-SLOW = changed(MAF, flow={"layers": 400, "hidden": [512, 512]}, data={"batch_size": 20000})
+SLOW = changed(MAF, flow={"layers": 4, "hidden": [512, 512]}, data={"batch_size": 20000})
 Nfbench = Callable[..., Result]
 
 
