@@ -9,6 +9,7 @@ from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, read
 
+OTHERS = ("sweeps", "costs")  # folders of results/ with files of other kinds
 NO_MATTER = ("batch_size", "augment")  # settings of the data that leave the rows as they are
 
 
@@ -29,12 +30,13 @@ def records(table: str, root: Path | None = None) -> Iterator[Record]:
 
 
 def strays(root: Path | None = None) -> Iterator[str]:
-    """Files in results/ that look like records, and are none of any table's; nor of a sweep's."""
+    """Files in results/ that look like records, and are none of any table, nor of other kinds."""
     root = root or find_root()
+    others = {root / "results" / name for name in OTHERS}
     owned = {path for name in table_names(root) for path in files(name, root)}
     for path in sorted((root / "results").rglob("*.json")):
         hidden = path.name.startswith(".")
-        if path not in owned and not hidden and path.parent != root / "results" / "sweeps":
+        if path not in owned and not hidden and path.parent not in others:
             yield f"{path.relative_to(root).as_posix()}: it is the record of no table"
 
 

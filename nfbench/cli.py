@@ -12,6 +12,7 @@ import click
 
 from nfbench import __version__
 from nfbench.cli_compare import compare
+from nfbench.cli_costs import costs
 from nfbench.cli_data import data
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
@@ -295,6 +296,7 @@ main.add_command(compare)
 main.add_command(report)
 main.add_command(sample)
 main.add_command(speed)
+main.add_command(costs)
 main.add_command(sweep)
 main.add_command(data)
 main.add_command(wandb_group)

@@ -1,10 +1,11 @@
-"""`nfbench table`: tables and the pages of sweeps, from the records."""
+"""`nfbench table`: tables and the pages of sweeps and costs, from the records."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from nfbench.cli_costs import costs_page
 from nfbench.cli_sweep import sweep_pages
 from nfbench.errors import UsageError
 
@@ -53,6 +54,7 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
         show_table(view, form)
     if every:
         sweep_pages(check=False)
+        costs_page(check=False)
 
 
 def check_tables(names: Sequence[str]) -> None:
@@ -76,6 +78,7 @@ def check_tables(names: Sequence[str]) -> None:
         raise UsageError("\n".join(wrong))
     if not names:
         sweep_pages(check=True)
+        costs_page(check=True)
 
 
 def show_table(view: "View", form: str) -> None:

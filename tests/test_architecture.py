@@ -44,6 +44,7 @@ TORCH_FREE = {
     "errors": "",
     "exits": "",
     "seeds": "",
+    "units": "",
     "atomic": "",
     "signals": "",
     "logs": "",
@@ -66,6 +67,8 @@ TORCH_FREE = {
     "archive": "catalog data errors record",
     "tables": "archive catalog conditions config data record verdict wording",
     "rendering": "archive errors record tables",
+    "costs": "errors record seal sections signatures",
+    "cost_page": "archive catalog config costs record rendering tables units",
     "comparison": "errors record",
     "figures": "atomic",
     "portrait": "curve figures record",
@@ -92,6 +95,7 @@ TORCH_FREE = {
     "sweeps.pages": "catalog record rendering sweeps.figure sweeps.result",
     "sweeps.study": "config errors record seeds signals sweeps.result sweeps.space",
     "launch.local": "launch.plan signals",
+    "launch.apart": "errors exits",
     "launch.profile": "errors record settings",
     "launch.commands": "errors",
     "launch.finding": "",
@@ -160,13 +164,17 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "pages": "density errors flows imaging latent transforms vae",
     "sampling": "atomic density errors flows imaging inspection latent machine pages record run"
     " vae",
-    "launch.estimate": "build config data flat training",
+    "launch.estimate": "build config costs data flat machine module provenance schedule speed"
+    " training units",
     "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record"
-    " rendering tables",
+    " rendering tables units",
+    "launch.costs": "build catalog checkpoint config costs data errors exits launch.apart"
+    " launch.estimate launch.local launch.plan launch.reproduce machine provenance record",
     "launch.measure": "launch.plan launch.reproduce machine record rendering run tables"
     " throughput tradeoff",
     "launch": "",
     "cli_compare": "comparison",
+    "cli_costs": "cost_page costs errors exits launch.costs record",
     "cli_data": "data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
@@ -175,17 +183,17 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
-    " sweeps.space sweeps.study",
+    " sweeps.space sweeps.study units",
     "cli_slurm": "exits launch.doctor launch.profile launch.slurm record sweeps.space",
     "cli_status": "cli_slurm errors exits launch.commands launch.control launch.manifest"
     " launch.plan launch.queue launch.reproduce launch.standing record",
     "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"
     " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "exits tracking.push tracking.sync",
-    "cli_table": "archive catalog cli_sweep errors rendering tables",
-    "cli": "cli_compare cli_data cli_report cli_sample cli_slurm cli_speed cli_status cli_sweep"
-    " cli_table cli_wandb config data errors exits inspection launch.reproduce logs plots record"
-    " run signals summary tradeoff world",
+    "cli_table": "archive catalog cli_costs cli_sweep errors rendering tables",
+    "cli": "cli_compare cli_costs cli_data cli_report cli_sample cli_slurm cli_speed cli_status"
+    " cli_sweep cli_table cli_wandb config data errors exits inspection launch.reproduce logs"
+    " plots record run signals summary tradeoff world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -1,23 +1,28 @@
 """What a cell will cost, from timing a few of its steps."""
 
-import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from nfbench.build import build_model, count_classes
 from nfbench.config import Experiment
+from nfbench.costs import TIMED, WARM_UP, Timing, rounded
 from nfbench.data import DATA
 from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
+from nfbench.machine import torch_device
+from nfbench.module import DensityModule
+from nfbench.provenance import peak_memory_bytes
+from nfbench.schedule import Schedule
+from nfbench.speed import clock
 from nfbench.training import build_module, build_schedule
+from nfbench.units import duration
 
-WARM_UP, TIMED = 3, 10
-LONG = 5.0  # seconds of a call that is timed once
-EVALUATION_ROWS = 2048
+LONG = 5.0  # seconds after which no further call is timed
 
 
 @dataclass(frozen=True)
@@ -36,72 +41,111 @@ class Estimate:
         return f"{text} an epoch, until early stopping" if self.open_ended else text
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) -> Estimate:
     """Time a few training steps and a batch of evaluation on random data, and extrapolate.
 
-    The data have the shape and the kind of the real ones.
+    Raises:
+        UsageError: if the experiment cannot be built, or there is no such device.
+    """
+    timing = time_cell(experiment, device=device, threads=threads)
+    open_ended = timing.ends == "patience"
+    steps = timing.steps_per_epoch if open_ended else timing.steps
+    return Estimate(timing.seconds(steps), open_ended)
+
+
+def time_cell(experiment: Experiment, *, device: str, threads: int) -> Timing:
+    """Time a few training steps and a batch of evaluation on random data.
+
+    The data have the shape and the kind of the real ones. The memory is the most that this process
+    has held until the steps were done.
 
     Raises:
-        UsageError: if the experiment cannot be built.
+        UsageError: if the experiment cannot be built, or there is no such device.
     """
     torch.set_num_threads(threads)
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    dataset = DATA[experiment.data.name]
+    place = torch_device(device)
+    dataset, size = DATA[experiment.data.name], experiment.data.batch_size
     n_train, n_val, n_test = dataset.sizes
-    steps_per_epoch = max(1, n_train // experiment.data.batch_size)
-    schedule = build_schedule(experiment, steps_per_epoch)
+    schedule = build_schedule(experiment, max(1, n_train // size))
     module = build_module(experiment, build_model(experiment, dataset), schedule).to(place)
-    rows = random_rows(
-        dataset.event_shape, dataset.levels, max(EVALUATION_ROWS, experiment.data.batch_size)
-    ).to(place)
-    batch = rows[: experiment.data.batch_size]
-    labels = random_labels(experiment, dataset, len(batch))
-    labels = labels if labels is None else labels.to(place)
-    per_step = 0.0
-    steps = steps_per_epoch if schedule.max_steps is None else schedule.max_steps
+    largest = min(experiment.training.eval_batch_size, max(n_val, n_test))
+    rows = random_rows(dataset.event_shape, dataset.levels, max(largest, size)).to(place)
+    steps, ends = fewest_steps(experiment, schedule)
+    times: list[float] = []
     if steps:
-        optimizer = module.configure_optimizers()
-        tie_gradients(module.weights, module.trained)
-        per_step = seconds(lambda: module.optimize(optimizer, batch, labels))
-    module.model.eval()
-    rows = rows[: experiment.training.eval_batch_size]
-    with torch.no_grad():
-        per_row = seconds(lambda: module.model.log_prob(rows)) / len(rows)
-    n_validations = math.ceil(steps / schedule.validate_every) + 1
+        labels = random_labels(experiment, dataset, size)
+        labels = labels if labels is None else labels.to(place)
+        times = time_steps(module, rows[:size], labels)
+    peak = peak_memory_bytes(place)
+    per_row = seconds_per_row(module, rows[:largest], size)
     draws = experiment.training.importance_draws
-    evaluated = n_validations * (
-        n_val + (n_train if module.model.needs_calibration else 0)
-    ) + n_test * (1 + (draws if draws > 1 else 0))
-    return Estimate(steps * per_step + evaluated * per_row, schedule.max_steps is None)
+    validated = n_val + (n_train if module.model.needs_calibration else 0)
+    return Timing(
+        seconds_per_step=rounded(median(times)) if times else 0.0,
+        timed_steps=len(times),
+        steps=steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        ends=ends,
+        validate_every=schedule.validate_every,
+        seconds_per_validation=rounded(per_row * validated),
+        seconds_of_test=rounded(per_row * n_test * (1 + (draws if draws > 1 else 0))),
+        peak_memory_bytes=peak,
+    )
 
 
-def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> torch.Tensor:
+def fewest_steps(
+    experiment: Experiment, schedule: Schedule
+) -> tuple[int, Literal["steps", "patience", "either"]]:
+    """The steps until the end, or if patience alone decides the fewest; and what decides.
+
+    The first validation is always the best yet; the soonest end follows with none that is better.
+    """
+    patience = experiment.training.patience
+    if schedule.max_steps is not None:
+        return schedule.max_steps, "steps" if patience is None else "either"
+    assert patience is not None  # or build_schedule would have refused
+    return (patience + 1) * schedule.validate_every, "patience"
+
+
+def time_steps(module: DensityModule, batch: Tensor, labels: Tensor | None) -> list[float]:
+    """Seconds of optimizer steps on a batch."""
+    optimizer = module.configure_optimizers()
+    tie_gradients(module.weights, module.trained)
+    return time_calls(lambda: module.optimize(optimizer, batch, labels), batch.device)
+
+
+@torch.no_grad()
+def seconds_per_row(module: DensityModule, rows: Tensor, size: int) -> float:
+    """Seconds of a density in evaluation: by a batch of all rows, or of ``size`` if that is long.
+
+    Batches of that size have been seen in training, and take least time to try.
+    """
+    model, place = module.model.eval(), rows.device
+    few = rows[:size]
+    time_few = clock(lambda: model.log_prob(few), place)
+    if time_few < LONG:  # else it is long enough to tell, warm or not
+        time_few = clock(lambda: model.log_prob(few), place)
+    if time_few * len(rows) / len(few) > LONG:
+        return time_few / len(few)
+    return median(time_calls(lambda: model.log_prob(rows), place)) / len(rows)
+
+
+def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> Tensor:
     """Rows that cost what real ones cost."""
     if levels is None:
         return torch.randn(n, *event_shape)
     return torch.randint(levels, (n, *event_shape), dtype=torch.uint8)
 
 
-def random_labels(experiment: Experiment, dataset: Dataset, n: int) -> torch.Tensor | None:
+def random_labels(experiment: Experiment, dataset: Dataset, n: int) -> Tensor | None:
     """Labels (n,) for a flow that is conditioned on them."""
     n_classes = count_classes(experiment, dataset)
     return torch.randint(n_classes, (n,)) if n_classes else None
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Median seconds of a call, after a warm-up; of the first one, if that took long."""
+def time_calls(call: Callable[[], object], device: torch.device) -> list[float]:
+    """Seconds of calls after a warm-up; of the last alone if there is no time for more."""
     times: list[float] = []
-    while len(times) < WARM_UP + TIMED and (not times or times[0] < LONG):
-        start = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[WARM_UP:] or times)
+    while len(times) < WARM_UP + TIMED and sum(times) < LONG:
+        times.append(clock(call, device))
+    return times[WARM_UP:] or times[-1:]

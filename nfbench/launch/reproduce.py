@@ -16,6 +16,7 @@ from rich.table import Table
 from nfbench import plots, record, rendering, tables
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
+from nfbench.units import duration
 
 from .local import Outcome, launch
 from .plan import DONE, FAILED, STALE, Job, plan, to_run
@@ -112,7 +113,7 @@ def show_costs(
     console: Console, jobs: Sequence[Job], n_parallel: int, device: str, threads: int
 ) -> None:
     """Time a few steps of each job, once for those that differ by seed alone, and extrapolate."""
-    from .estimate import Estimate, duration, estimate
+    from .estimate import Estimate, estimate
 
     timed: dict[str, Estimate | str] = {}
     with console.status("timing a few steps of each cell"):
@@ -134,13 +135,8 @@ def show_costs(
     console.print(f"about {total} in all for the cells with a fixed end, and a start-up for each")
 
 
-def launch_with_bar(
-    console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str], **how: Any
-) -> list[Outcome]:
-    """Launch jobs under a bar that names those running; say how to go on if it is interrupted.
-
-    More keyword arguments are those of ``launch``.
-    """
+def bar_of_cells(console: Console) -> Progress:
+    """A bar that counts cells and names those that are in work."""
     columns = (
         TextColumn("cells"),
         BarColumn(),
@@ -148,8 +144,18 @@ def launch_with_bar(
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
+    return Progress(*columns, console=console)
+
+
+def launch_with_bar(
+    console: Console, jobs: Sequence[Job], n_parallel: int, options: Sequence[str], **how: Any
+) -> list[Outcome]:
+    """Launch jobs under a bar that names those running; say how to go on if it is interrupted.
+
+    More keyword arguments are those of ``launch``.
+    """
     running: dict[str, Job] = {}
-    with Progress(*columns, console=console) as progress:
+    with bar_of_cells(console) as progress:
         task = progress.add_task("", total=len(jobs))
 
         def on_start(job: Job) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
 from nfbench.launch.local import Process, start, stopping
+from nfbench.units import duration
 
 from .pages import words
 from .result import finished
@@ -67,7 +68,7 @@ def watch(sweep: Sweep, running: list[Process]) -> None:
 
 def show_plan(sweep: Sweep, n_jobs: int, *, device: str, threads: int) -> None:
     """Say what is searched, how far that is, and what a trial costs."""
-    from nfbench.launch.estimate import duration, estimate
+    from nfbench.launch.estimate import estimate
 
     from .study import Study, standing
 

@@ -1,0 +1,183 @@
+"""measure(tables): a short measurement of every cell, one process after another.
+
+Imports no torch itself.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from nfbench import record
+from nfbench.catalog import load_table, table_names
+from nfbench.config import Experiment, resolve
+from nfbench.costs import LIMIT, Cost, Costs, Timing, path_of, read, settings_hash, write
+from nfbench.data import DATA
+from nfbench.errors import UsageError
+from nfbench.exits import INTERRUPTED
+
+from .apart import ApartError, call_apart
+from .local import stopping
+from .plan import check_names
+from .reproduce import bar_of_cells
+
+START_UP = 300.0  # seconds for a process to say where it is
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where cells are measured: a device, CPU threads, and at most ``limit`` seconds for each."""
+
+    root: Path
+    device: str
+    threads: int
+    limit: float
+
+    @property
+    def log(self) -> Path:
+        """Where the processes write what there is to say."""
+        return self.root / "runs" / "costs" / "log.txt"
+
+    @cached_property
+    def here(self) -> dict[str, Any]:
+        """The device, the versions and the commit; `UsageError` if there is no such device."""
+        return cast(dict[str, Any], self.apart(describe, self.device, self.root, seconds=START_UP))
+
+    @property
+    def path(self) -> Path:
+        """Where what is found is kept."""
+        return path_of(self.here["device"], self.threads, self.root)
+
+    def cost(self, experiment: Experiment) -> Cost:
+        """Measure a cell in a process of its own, or say why it has no number."""
+        found: dict[str, Any] = {"timing": None, "failure": None}
+        try:
+            found["timing"] = self.apart(
+                time_stand_in, experiment, self.device, self.threads, seconds=self.limit
+            )
+        except ApartError as error:
+            found["failure"] = str(error)
+        origin = {key: self.here[key] for key in ("git", "dirty", "versions")}
+        origin["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
+        return Cost(settings=settings_hash(experiment.config()), provenance=origin, **found)
+
+    def apart(self, call: Any, *arguments: object, seconds: float) -> Any:
+        """The result of a call in a process that has imported what a measurement needs."""
+        preload = "nfbench.launch.estimate"
+        return call_apart(call, *arguments, seconds=seconds, log=self.log, preload=preload)
+
+
+def measure(
+    targets: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    limit: float = LIMIT,
+    again: bool = False,
+    root: Path | None = None,
+) -> bool:
+    """Measure the cells of some tables, or of all, that are not measured yet on this device.
+
+    A target is TABLE, TABLE/ROW or TABLE/ROW/CELL. Each cell is kept at once; what fails is kept
+    with its reason, and tried again by the next call, last. Never two at once, which would slow
+    each other down. Tells whether all these cells have a number.
+
+    Raises:
+        UsageError: if a target or the device is unknown, or another process measures on it.
+    """
+    console, root = Console(), root or record.find_root()
+    targets = targets or table_names(root)
+    jobs = {name: e for target in targets for name, e in cells_of(target, root)}
+    bench = Bench(root, device, threads, limit)
+    try:
+        with FileLock(bench.log.with_name(f"{bench.path.stem}.lock"), blocking=False):
+            known = measure_each(console, bench, jobs, again=again)
+    except Timeout:
+        raise UsageError(f"{bench.path}: another process is measuring for this file") from None
+    except KeyboardInterrupt:
+        console.print("interrupted; what was measured is kept. The same command goes on.")
+        raise SystemExit(INTERRUPTED) from None
+    return all(known.cells[name].timing for name in jobs)
+
+
+def measure_each(
+    console: Console, bench: Bench, jobs: dict[str, Experiment], *, again: bool
+) -> Costs:
+    """Measure what there is to measure, under a bar, and keep each; all that is known then."""
+    path, device = bench.path, bench.here["device"]
+    known = read(path) if path.exists() else Costs(device, bench.threads, {})
+    todo = list(jobs) if again else list(to_measure(jobs, known))
+    console.print(f"{device}: {len(jobs)} cells, {len(todo)} to measure", soft_wrap=True)
+    with bar_of_cells(console) as progress, stopping(()):
+        task = progress.add_task("", total=len(todo))
+        for name in todo:
+            progress.update(task, description=name)
+            known = known.with_cell(name, cost := bench.cost(jobs[name]))
+            write(known, bench.root)
+            progress.update(task, advance=1, description="")
+            if cost.failure:
+                console.print(f"{name}: {cost.failure}", soft_wrap=True, highlight=False)
+    console.print(f"measured: {path.relative_to(bench.root)}; log: {bench.log}", soft_wrap=True)
+    return known
+
+
+def cells_of(target: str, root: Path) -> Iterator[tuple[str, Experiment]]:
+    """The cells of a table, or of a row, or a cell alone, with their names, in order."""
+    name, _, rest = target.partition("/")
+    row, _, cell = rest.partition("/")
+    table = load_table(name, root)
+    check_names("row", [row] * bool(row), table.rows, name)
+    check_names("cell", [cell] * bool(cell), table.cells(row) if row else (), f"{name}/{row}")
+    for each in [row] if row else table.rows:
+        for column in [cell] if cell else table.cells(each):
+            yield f"{name}/{each}/{column}", resolve(table, each, column)
+
+
+def to_measure(jobs: dict[str, Experiment], known: Costs) -> Iterator[str]:
+    """The cells not measured with today's settings; then those that were tried and failed."""
+    tried = [name for name, e in jobs.items() if known.knows(name, settings_hash(e.config()))]
+    yield from (name for name in jobs if name not in tried)
+    yield from (name for name in tried if known.cells[name].failure)
+
+
+def describe(device: str, root: Path) -> dict[str, Any]:
+    """The device's name, and what numbers of today depend on."""
+    from nfbench import provenance
+    from nfbench.machine import torch_device
+
+    name = provenance.device_name(torch_device(device))
+    return {"device": name, "versions": provenance.versions(), **provenance.commit(root)}
+
+
+def time_stand_in(experiment: Experiment, device: str, threads: int) -> Timing:
+    """The timing of a cell; one that learns from another run learns from its own first weights.
+
+    Raises:
+        UsageError: if it cannot be built, or memory does not suffice.
+    """
+    import torch
+
+    from nfbench import checkpoint
+    from nfbench.build import build_model
+
+    from .estimate import time_cell
+
+    with tempfile.TemporaryDirectory() as folder:
+        if experiment.training.teacher is not None:
+            model = build_model(experiment, DATA[experiment.data.name])
+            path = Path(folder) / "best.pt"
+            identity, weights = experiment.identity(), model.state_dict()
+            checkpoint.save(path, {"experiment": identity, "model": weights})
+            experiment = replace(
+                experiment, training=replace(experiment.training, teacher=str(path))
+            )
+        try:
+            return time_cell(experiment, device=device, threads=threads)
+        except torch.OutOfMemoryError as error:
+            raise UsageError("out of memory") from error
