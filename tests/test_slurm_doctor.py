@@ -234,12 +234,13 @@ def test_without_slurm_the_doctor_says_where_to_run_it(
 def test_what_a_shell_has_of_a_run_of_its_own_is_kept_from_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID"):
+    strays = ["MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_CLUSTER"]
+    strays += ["SBATCH_PARTITION", "SQUEUE_STATES", "SCANCEL_INTERACTIVE"]
+    for name in (*strays, "SLURM_CONF", "SLURM_CLUSTERS"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     kept = environment()
-    assert kept["SLURM_CONF"] == "/etc/slurm.conf"
-    assert {"MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID"} & set(kept) == set()
+    assert {"SLURM_CONF", "SLURM_CLUSTERS"} < set(kept)
+    assert set(strays) & set(kept) == set()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,15 @@ from nfbench.errors import UsageError
 
 # A controller that is down is given up by SLURM itself after 9 s.
 SECONDS = 15.0
-# What a shell may have of a run of its own, and a job must not inherit.
+# What a shell may have of a run of its own, and a job must not inherit; and what changes silently
+# what SLURM's commands do: SBATCH_* goes before a script's own options, SQUEUE_* hides jobs. Of
+# SLURM's only those stay that say which cluster it is.
 STRAY = re.compile(
-    r"MASTER_(ADDR|PORT)|((LOCAL|NODE|GROUP)_)?RANK|(LOCAL_)?WORLD_SIZE|SLURM_(?!CONF$)\w+"
+    r"MASTER_(ADDR|PORT)|((LOCAL|NODE|GROUP)_)?RANK|(LOCAL_)?WORLD_SIZE"
+    r"|SLURM_(?!(CONF|CLUSTERS)$)\w+|(SBATCH|SQUEUE|SCANCEL)_\w+"
 )
+# Of what `sbatch --parsable` prints; a site may greet before.
+JOB = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)
 SETTING = re.compile(r"^(\w+)\s+= (.*?)\s*$", re.MULTILINE)
 FIELD = re.compile(r"([\w/:-]+)=(\S*)")
 
@@ -28,7 +33,7 @@ def missing(names: Sequence[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of this process without those that a job gets from SLURM or its launcher."""
+    """The variables of this process without those that SLURM or a launcher gives or obeys."""
     return {name: value for name, value in os.environ.items() if not STRAY.fullmatch(name)}
 
 
@@ -56,6 +61,19 @@ def call(*words: str, text: str = "", seconds: float = SECONDS) -> tuple[str, st
         said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         raise CommandError(said if said.startswith(words[0]) else f"{words[0]}: {said}")
     return done.stdout, done.stderr
+
+
+def job_id(*words: str) -> str:
+    """Send a script by sbatch; the job's id.
+
+    Raises:
+        CommandError: as `call`, or it tells no id.
+    """
+    output, _ = call("sbatch", "--parsable", *words)
+    found = JOB.search(output)
+    if not found:
+        raise CommandError(f"sbatch: expected the id of a job, got {output.strip()!r}")
+    return found[1]
 
 
 def records(*words: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 from nfbench import record
 
 from .checkup import ANSWER, MARK, TOKEN
-from .commands import CommandError, call, records
+from .commands import CommandError, call, job_id, records
 from .finding import Finding, fault, note, ok
 from .profile import Profile, directives, inside, preamble, seconds
 
@@ -81,9 +81,8 @@ def examine(profile: Profile, root: Path, wait: float) -> Iterator[Finding | Ans
     record.write_atomic(path, job_script(profile, root, folder, nonce))
     submitted = time.time()
     log = f"--output={str(folder).replace('%', '%%')}/log.txt"
-    words = ("--parsable", "--job-name=nfbench-doctor", log, str(path))
     try:
-        job = call("sbatch", *words)[0].strip().partition(";")[0]
+        job = job_id("--job-name=nfbench-doctor", log, str(path))
     except CommandError as error:
         yield fault("job", str(error))
         return

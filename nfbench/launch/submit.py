@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nfbench.errors import UsageError
 from nfbench.record import write_atomic
 
-from .commands import CommandError, call, config, environment
+from .commands import CommandError, call, config, environment, job_id
 from .manifest import (
     COMMANDS,
     ENVIRONMENT,
@@ -150,7 +150,6 @@ def partly(
 def sbatch(folder: Path, script: str, output: str, after: Sequence[str]) -> str:
     """Send a script of a folder; the job's id."""
     words = [
-        "--parsable",
         "--export=ALL",
         f"--chdir={folder}",
         # Percent signs of a path are no patterns.
@@ -158,7 +157,7 @@ def sbatch(folder: Path, script: str, output: str, after: Sequence[str]) -> str:
         *([f"--dependency=afterany:{':'.join(after)}"] if after else []),
         str(folder / script),
     ]
-    return call("sbatch", *words)[0].strip().partition(";")[0]
+    return job_id(*words)
 
 
 def most_tasks() -> int:
