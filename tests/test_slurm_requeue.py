@@ -20,6 +20,13 @@ trap 'sleep 0.3; touch "$NFBENCH_INTERRUPTED"; exit 130' USR1 TERM
 if [ -e "$here/short" ]; then exit; fi
 sleep 20 & wait
 """
+# Never saves.
+STUBBORN = """\
+if [ "$3" != run ]; then exit; fi
+trap '' USR1 TERM
+sleep 20
+"""
+MAIN = "partitionname=main preemptmode"
 
 
 def runs(root: Path) -> int:
@@ -82,6 +89,36 @@ def test_what_is_cancelled_stays_so_and_is_sent_anew_when_asked(
     assert runs(slurm_root) == 3
     again = nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", 4)
     assert "0 in the queue, 4 to send" in again.output
+
+
+@pytest.mark.slurm
+def test_what_is_cancelled_while_it_saves_stays_so(cluster: Cluster, slurm_root: Path) -> None:
+    mine = profile(slurm_root, python=fake(slurm_root, PATIENT.replace("0.3", "3")))
+    nfbench("reproduce", "tiny", "--slurm", mine)
+    until(lambda: runs(slurm_root) == 1, 20.0, "a cell that runs")
+    (job,) = {name.partition("_")[0] for name in cluster.queue() if "_" in name}
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    time.sleep(1.0)
+    assert "cancelled: " in nfbench("cancel", "tiny").output
+    cluster.wait(f"{job}_0", "CANCELLED", seconds=20.0)
+    printed = (slurm_root / "runs" / "slurm" / "tiny" / "0001" / "0.out").read_text()
+    assert printed.endswith(": interrupted; what it had done is saved\n")
+    assert cluster.queue() == []
+
+
+@pytest.mark.slurm
+def test_a_cell_that_does_not_save_in_time_goes_on_in_the_next_job(
+    cluster: Cluster, slurm_root: Path
+) -> None:
+    mine = profile(slurm_root, python=fake(slurm_root, STUBBORN))
+    nfbench("reproduce", "tiny", "--slurm", mine)
+    until(lambda: runs(slurm_root) == 1, 20.0, "a cell that runs")
+    with cluster.changed(f"{MAIN}=CANCEL", f"{MAIN}=REQUEUE"):  # as at the limit, but at once
+        cluster.wait(cluster.submit("true", "--partition=high", "--nodes=4", "--exclusive"))
+    until(lambda: runs(slurm_root) == 2, 30.0, "a restart")
+    printed = (slurm_root / "runs" / "slurm" / "tiny" / "0001" / "0.out").read_text()
+    assert printed.count(": interrupted; requeued\n") == 1
+    cluster.cancel_all()
 
 
 @pytest.mark.slurm
