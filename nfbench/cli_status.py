@@ -67,10 +67,11 @@ def status(tables: tuple[str, ...], watch: bool) -> None:
 
 
 def look(names: Sequence[str]) -> tuple["RenderableType", bool]:
-    """What status shows, and whether anything is left to wait for."""
+    """What status shows, and whether anything is, or may be, left to wait for."""
     from rich.console import Group
     from rich.text import Text
 
+    from nfbench.launch.commands import missing
     from nfbench.launch.manifest import submitted_names
     from nfbench.launch.standing import IN_QUEUE, standings
     from nfbench.record import find_root
@@ -78,6 +79,7 @@ def look(names: Sequence[str]) -> tuple["RenderableType", bool]:
     root, parts, left = find_root(), list["RenderableType"](), False
     queue = ask()
     if isinstance(queue, str):
+        left = not missing(["squeue"])  # a controller that is busy answers later
         parts.append(Text(f"what waits or runs is not known: {queue}", style="yellow"))
     for name in names or submitted_names(root):
         found = standings(name, None if isinstance(queue, str) else queue, root)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from cluster import Cluster, local_cluster, until
 from harness import DIVERGING, GAUSSIAN, MAF, changed, write_table
+from rich.console import Group
 from slurm_tables import ended, fake, nfbench, profile, told
 
 from nfbench import record
+from nfbench.cli_status import look
 from nfbench.launch import slurm as slurm_module
 from nfbench.launch import submit
-from nfbench.launch.manifest import submissions
+from nfbench.launch.manifest import Submission, following, home, submissions
 from nfbench.launch.profile import load_profile
 from nfbench.launch.slurm import submit_table
 
@@ -124,6 +126,15 @@ def test_no_key_reaches_a_file(
     assert not [file for file in files if "5ecre7" in file.read_text()]
 
 
+def test_a_submission_that_was_moved_aside_is_none(tmp_path: Path) -> None:
+    for name in ("0002", "0010", "0011-old"):
+        folder = home(tmp_path, "tiny") / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(Submission(folder, "mine", 1, ("a",)).text())
+    assert [each.folder.name for each in submissions(tmp_path, "tiny")] == ["0002", "0010"]
+    assert following(tmp_path, "tiny").name == "0011"
+
+
 @pytest.mark.slurm
 def test_variables_of_a_shell_for_slurms_commands_change_nothing(
     slurm_root: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
@@ -211,14 +222,17 @@ def test_a_controller_that_is_down_costs_one_line(slurm_root: Path, cluster: Clu
     try:
         until(lambda: not Path(f"/proc/{pid}").exists(), 20.0, "a controller that is down")
         shown = nfbench("reproduce", "tiny", "--slurm", mine)
-        status = nfbench("status", "tiny")
+        status, waits = look(["tiny"])
     finally:
         assert local_cluster("up", cluster.folder).returncode == 0
+    assert not look(["tiny"])[1]
     assert shown.exit_code == 2
     assert len(shown.output.splitlines()) == 1
     assert "Unable to contact slurm controller" in shown.output
     assert submissions(slurm_root, "tiny") == []
-    assert "what waits or runs is not known" in status.output
+    assert isinstance(status, Group)
+    assert "what waits or runs is not known" in str(status.renderables[0])
+    assert waits, "it may answer later"
 
 
 @pytest.mark.slurm
