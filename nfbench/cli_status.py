@@ -184,13 +184,15 @@ def retry(table: str, failed: bool, profile: str | None, dry_run: bool) -> None:
     """
     from nfbench.launch.control import put_aside
     from nfbench.launch.plan import FAILED as BAD
+    from nfbench.launch.profile import load_profile
     from nfbench.launch.standing import standings
     from nfbench.record import find_root
 
-    queue = ask()
-    if isinstance(queue, str) and profile:
-        raise UsageError(queue)
-    root = find_root()
+    root, queue = find_root(), ask()
+    if profile:
+        load_profile(profile, root)  # nothing is moved for one that is none
+        if isinstance(queue, str):
+            raise UsageError(queue)
     found = standings(table, None if isinstance(queue, str) else queue, root)
     bad = [each for each in found if each.state == BAD]
     if dry_run or not bad:

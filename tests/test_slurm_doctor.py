@@ -17,7 +17,7 @@ from cluster import Cluster
 from nfbench.cli import main
 from nfbench.launch import examination
 from nfbench.launch.commands import CommandError, call, environment
-from nfbench.launch.limits import sizes
+from nfbench.launch.limits import AWAY, sizes
 
 GOOD = {"partition": "main", "mem": "1G", "time": "00:05:00"}
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
@@ -257,3 +257,19 @@ def test_what_a_shell_has_of_a_run_of_its_own_is_kept_from_jobs(
 )
 def test_gpus_are_counted_as_sites_write_them(gres: str, gpu_type: str | None, count: int) -> None:
     assert sizes({"Gres": gres}, gpu_type)["gpus"] == count
+
+
+@pytest.mark.parametrize(
+    ("state", "is_away"),
+    [
+        ("IDLE", False),
+        ("IDLE+CLOUD+POWERED_DOWN", False),
+        ("MIXED+PLANNED", False),
+        ("DOWN*", True),
+        ("DOWN+CLOUD+POWERED_DOWN", True),
+        ("ALLOCATED+DRAIN", True),
+        ("IDLE+NOT_RESPONDING", True),
+    ],
+)
+def test_states_of_nodes_are_told_apart(state: str, is_away: bool) -> None:
+    assert bool(AWAY.search(state)) is is_away

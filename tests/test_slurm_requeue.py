@@ -1,5 +1,6 @@
 """Cut short on a real cluster: what was begun goes on, as often as it may; the rest is told."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -162,18 +163,25 @@ def test_a_preempted_cell_saves_in_time_and_goes_on_from_there(
     assert (slurm_root / "results" / "tiny.md").exists()
 
 
-def test_the_time_left_is_told_from_the_validations_since_the_last_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zone", [0, 2])  # hours by which the node's clock is ahead of ours
+def test_the_time_left_is_told_from_the_validations_since_the_last_start(
+    tmp_path: Path, zone: int
+) -> None:
+    now = time.time()
+
     def line(seconds: float, step: int) -> str:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds))
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now + seconds + zone * 3600))
         return f"{when} tiny/maf: step {step}, val -1.0 nats\n"
 
-    log = tmp_path / "log.txt"
-    assert seconds_left(log, 100) is None
+    log, curve = tmp_path / "log.txt", tmp_path / "curve.jsonl"
+    assert seconds_left(tmp_path, 100) is None
     log.write_text(line(-1000, 10) + line(-990, 50) + line(-30, 20))
-    assert seconds_left(log, 100) is None
+    assert seconds_left(tmp_path, 100) is None
     log.write_text(log.read_text() + line(-10, 40))
-    assert seconds_left(log, 100) == pytest.approx(50, abs=2)
-    assert seconds_left(log, 40) == 0.0
+    curve.touch()
+    os.utime(curve, (now - 10, now - 10))
+    assert seconds_left(tmp_path, 100) == pytest.approx(50, abs=2)
+    assert seconds_left(tmp_path, 40) == 0.0
 
 
 @pytest.mark.slurm

@@ -56,9 +56,11 @@ def test_a_table_on_four_nodes_one_cell_fails_and_retry_mends_it(
     write_table(
         slurm_root, maf=MAF | cells, diverging=changed(DIVERGING, training={"learning_rate": 0.01})
     )
+    path = slurm_root / "results" / "tiny" / "diverging" / "pinwheel" / "0.json"
+    assert nfbench("retry", "tiny", "--failed", "--slurm", "nime").exit_code == 2
+    assert path.exists()
     assert nfbench("retry", "tiny", "--failed", "--slurm", mine).exit_code == 0
     ended(cluster)
-    path = slurm_root / "results" / "tiny" / "diverging" / "pinwheel" / "0.json"
     assert record.read(path).status == "done"
     assert "failed" not in (slurm_root / "results" / "tiny.md").read_text()
     aside = slurm_root / "runs" / "failed" / "tiny" / "diverging" / "pinwheel" / "0" / "1"

@@ -11,7 +11,8 @@ from .profile import Profile, seconds
 
 GPU = re.compile(r"gpu(?::([\w.-]*[A-Za-z_.-][\w.-]*))?:(\d+)")
 MEGABYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
-AWAY = re.compile(r"DOWN|DRAIN|FAIL|MAINT|NOT_RESPONDING|POWERED_DOWN|FUTURE|UNKNOWN")
+# A node that is POWERED_DOWN to save power is started for a job.
+AWAY = re.compile(r"\b(DOWN|DRAIN|FAIL|MAINT|NOT_RESPONDING|FUTURE|UNKNOWN)")
 Fields = dict[str, str]
 
 
