@@ -96,9 +96,10 @@ def test_nothing_in_a_path_or_an_override_is_executed(
 
 @pytest.mark.slurm
 def test_a_dry_run_prints_all_and_leaves_nothing(slurm_root: Path) -> None:
-    mine = profile(slurm_root, sbatch=["--nice=7"])
+    mine = profile(slurm_root, sbatch=["--nice=7"], gpus=2)
     shown = nfbench("reproduce", "tiny", "--slurm", mine, "--push", "--dry-run")
     assert shown.exit_code == 0
+    assert re.findall("--gres=gpu:(.)", shown.output) == ["2", "1"]  # a cell's, the table's
     for part in (
         "#SBATCH --array=0-0\n",
         "#SBATCH --nice=7\n",

@@ -130,7 +130,9 @@ def render_script(
 ) -> str:
     """The script of the job that comes after: some commands of nfbench, until one fails."""
     short = RENDER_TIME if profile.seconds > seconds(RENDER_TIME) else profile.time
-    one = replace(profile, nodes=1, tasks_per_node=1, pack=1, cpus=1, gpus=0, gpu_type=None)
+    # Many sites take no job without a GPU into a partition that has some.
+    gpus = min(profile.gpus, 1)
+    one = replace(profile, nodes=1, tasks_per_node=1, pack=1, cpus=1, gpus=gpus)
     small = replace(one, time=short, signal_seconds=1)
     lines = [f"{inside(profile, '-m', *words)} || exit" for words in commands]
     head = ["#!/bin/bash", f"#SBATCH --job-name={name}", *directives(small), ""]
