@@ -1,9 +1,7 @@
 """Tables on a real cluster: what is missing is sent once, and what cannot be sent costs a line."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -136,42 +134,6 @@ def test_a_submission_that_was_moved_aside_is_none(tmp_path: Path) -> None:
         (folder / "manifest.json").write_text(Submission(folder, "mine", 1, ("a",)).text())
     assert [each.folder.name for each in submissions(tmp_path, "tiny")] == ["0002", "0010"]
     assert following(tmp_path, "tiny").name == "0011"
-
-
-@pytest.mark.slurm
-def test_variables_of_a_shell_for_slurms_commands_change_nothing(
-    slurm_root: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = profile(slurm_root, python=fake(slurm_root, "sleep 60"))
-    with monkeypatch.context() as shell:
-        shell.setenv("SBATCH_PARTITION", "high")
-        shell.setenv("SQUEUE_STATES", "SUSPENDED")
-        shell.setenv("SCANCEL_INTERACTIVE", "1")
-        sent = nfbench("reproduce", "tiny", "--slurm", mine)
-        again = nfbench("reproduce", "tiny", "--slurm", mine)
-        (job,) = re.findall(r"array (\d+) ", sent.output)
-        (fields,) = cluster.jobs(job)
-        nfbench("cancel", "tiny")
-    assert fields["Partition"] == "main"
-    assert "1 in the queue, 0 to send" in again.output
-    ended(cluster, 20.0)
-
-
-@pytest.mark.slurm
-def test_a_site_may_greet_who_submits(
-    slurm_root: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, wrapper = shutil.which("sbatch"), tmp_path / "bin" / "sbatch"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\necho "Welcome to node 7"\necho\nexec {real} "$@"\n')
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
-    mine = profile(slurm_root, python=fake(slurm_root, "true"))
-    sent = nfbench("reproduce", "tiny", "--slurm", mine)
-    assert sent.exit_code == 0, sent.output
-    assert re.search(r"^submitted: array \d+ of 1 tasks", sent.output, re.MULTILINE)
-    assert re.search(r"^submitted: job \d+ renders", sent.output, re.MULTILINE)
-    ended(cluster)
 
 
 MISTAKES = [

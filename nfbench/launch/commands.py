@@ -20,6 +20,7 @@ STRAY = re.compile(
 # Of what `sbatch --parsable` prints; a site may greet before.
 JOB = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)
 SETTING = re.compile(r"^(\w+)\s+= (.*?)\s*$", re.MULTILINE)
+MOST_TASKS = re.compile(r"\bmax_array_tasks=(\d+)")
 FIELD = re.compile(r"([\w/:-]+)=(\S*)")
 
 
@@ -77,12 +78,12 @@ def job_id(*words: str) -> str:
 
 
 def records(*words: str) -> list[dict[str, str]]:
-    """What `scontrol show ... -o` prints: the fields of each line.
+    """What `scontrol show ... -o` prints, hidden partitions too: the fields of each line.
 
     Raises:
         CommandError: as `call`.
     """
-    output, _ = call("scontrol", "show", "-o", *words)
+    output, _ = call("scontrol", "--all", "show", "-o", *words)
     return [dict(FIELD.findall(line)) for line in output.splitlines() if "=" in line]
 
 
@@ -94,3 +95,14 @@ def config() -> dict[str, str]:
     """
     output, _ = call("scontrol", "show", "config")
     return dict(SETTING.findall(output))
+
+
+def most_tasks() -> int:
+    """How many tasks an array may have here.
+
+    Raises:
+        CommandError: as `call`.
+    """
+    settings = config()
+    limits = MOST_TASKS.findall(settings["SchedulerParameters"])
+    return min(map(int, [settings["MaxArraySize"], *limits]))

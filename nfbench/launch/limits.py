@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nfbench.settings import hint
 
-from .commands import config, records
+from .commands import most_tasks, records
 from .finding import Finding, fault, ok, warning
 from .profile import Profile, seconds
 
@@ -93,7 +93,7 @@ def of_nodes(profile: Profile, partition: Fields, members: Sequence[Fields]) -> 
 
 def of_arrays() -> Finding:
     """How many jobs an array can have."""
-    return ok("arrays", f"up to {int(config()['MaxArraySize']) - 1} jobs each")
+    return ok("arrays", f"up to {most_tasks()} jobs each")
 
 
 def state(node: Fields) -> str:

@@ -42,7 +42,8 @@ def queue() -> Queue:
         CommandError: SLURM does not answer.
     """
     columns = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
-    output, _ = call("squeue", "--noheader", "--me", "--array", f"--Format={columns}")
+    words = ("--noheader", "--me", "--all", "--array")  # hidden partitions too
+    output, _ = call("squeue", *words, f"--Format={columns}")
     found: dict[Path, list[Task]] = defaultdict(list)
     for line in output.splitlines():
         values, start = [], 0

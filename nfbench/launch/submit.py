@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nfbench.errors import UsageError
 from nfbench.record import write_atomic
 
-from .commands import CommandError, call, config, environment, job_id
+from .commands import CommandError, call, environment, job_id
 from .manifest import (
     COMMANDS,
     ENVIRONMENT,
@@ -158,15 +158,6 @@ def sbatch(folder: Path, script: str, output: str, after: Sequence[str]) -> str:
         str(folder / script),
     ]
     return job_id(*words)
-
-
-def most_tasks() -> int:
-    """How many tasks an array may have here.
-
-    Raises:
-        CommandError: SLURM does not answer.
-    """
-    return int(config()["MaxArraySize"])
 
 
 def data_folder(profile: Profile) -> Path:
