@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, installed, running
 from slurm_tables import ended, fake, nfbench, profile
 
-from nfbench.launch.commands import records
+from nfbench.launch.commands import most_tasks, records
 from nfbench.launch.queue import queue
 
 
@@ -74,18 +74,14 @@ def test_jobs_in_a_hidden_partition_are_seen(
 
 
 @pytest.mark.slurm
+@pytest.mark.skipif(not installed(), reason="needs SLURM: slurm/local-cluster install")
 def test_the_scheduler_may_allow_fewer_tasks_than_an_array_can_hold(
-    slurm_root: Path, cluster: Cluster
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mine, conf = profile(slurm_root, python=fake(slurm_root, "true")), Path(cluster.conf)
-    text, key = conf.read_text(), "\nSchedulerParameters="
-    try:
-        conf.write_text(text.replace(key, f"{key}max_array_tasks=2,"))
-        cluster.call("scontrol", "reconfigure")
-        sent = nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", "3")
-    finally:
-        for after in (text.replace(key, f"{key}max_array_tasks=10001,"), text):
-            conf.write_text(after)  # a limit stays until there is another one
-            cluster.call("scontrol", "reconfigure")
-    assert sent.output.count("submitted: array") == 2, sent.output
-    ended(cluster)
+    with running(1) as own:
+        monkeypatch.setenv("SLURM_CONF", own.conf)
+        assert most_tasks() == 10001
+        conf, key = Path(own.conf), "\nSchedulerParameters="
+        conf.write_text(conf.read_text().replace(key, f"{key}max_array_tasks=7,"))
+        own.call("scontrol", "reconfigure")
+        assert most_tasks() == 7
