@@ -78,6 +78,8 @@ def test_what_is_cancelled_stays_so_and_is_sent_anew_when_asked(
     mine = profile(slurm_root, python=fake(slurm_root, PATIENT), throttle=2)
     nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", 4)
     until(lambda: runs(slurm_root) == 2, 20.0, "two cells that run")
+    shown = nfbench("status", "tiny").output
+    assert len(re.findall(r"queued +\d+_[23], JobArrayTaskLimit", shown)) == 2, shown
     one = nfbench("cancel", "tiny/gaussian/pinwheel/0")
     assert re.search(r"cancelled: \d+_0 tiny/gaussian/pinwheel/0\n$", one.output)
     until(lambda: runs(slurm_root) == 3, 20.0, "the next cell")

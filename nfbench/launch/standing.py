@@ -99,8 +99,9 @@ def in_queue(job: Job, task: Task) -> tuple[str, str]:
     """The state and what is known of a cell whose task waits or runs."""
     times = "once" if task.restarts == 1 else f"{task.restarts} times"
     again = f"requeued {times}" if task.restarts else ""
+    waits = "" if task.runs or task.reason == "None" else task.reason
     far = "" if job.state == MISSING else progress(job)
-    return state_of(task), ", ".join(filter(None, [task.name, again, far]))
+    return state_of(task), ", ".join(filter(None, [task.name, again, waits, far]))
 
 
 def progress(job: Job) -> str:
