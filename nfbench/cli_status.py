@@ -67,10 +67,11 @@ def status(tables: tuple[str, ...], watch: bool) -> None:
 
 
 def look(names: Sequence[str]) -> tuple["RenderableType", bool]:
-    """What status shows, and whether anything is left to wait for."""
+    """What status shows, and whether anything is, or may be, left to wait for."""
     from rich.console import Group
     from rich.text import Text
 
+    from nfbench.launch.commands import missing
     from nfbench.launch.manifest import submitted_names
     from nfbench.launch.standing import IN_QUEUE, standings
     from nfbench.record import find_root
@@ -78,6 +79,7 @@ def look(names: Sequence[str]) -> tuple["RenderableType", bool]:
     root, parts, left = find_root(), list["RenderableType"](), False
     queue = ask()
     if isinstance(queue, str):
+        left = not missing(["squeue"])  # a controller that is busy answers later
         parts.append(Text(f"what waits or runs is not known: {queue}", style="yellow"))
     for name in names or submitted_names(root):
         found = standings(name, None if isinstance(queue, str) else queue, root)
@@ -182,13 +184,15 @@ def retry(table: str, failed: bool, profile: str | None, dry_run: bool) -> None:
     """
     from nfbench.launch.control import put_aside
     from nfbench.launch.plan import FAILED as BAD
+    from nfbench.launch.profile import load_profile
     from nfbench.launch.standing import standings
     from nfbench.record import find_root
 
-    queue = ask()
-    if isinstance(queue, str) and profile:
-        raise UsageError(queue)
-    root = find_root()
+    root, queue = find_root(), ask()
+    if profile:
+        load_profile(profile, root)  # nothing is moved for one that is none
+        if isinstance(queue, str):
+            raise UsageError(queue)
     found = standings(table, None if isinstance(queue, str) else queue, root)
     bad = [each for each in found if each.state == BAD]
     if dry_run or not bad:

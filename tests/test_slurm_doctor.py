@@ -17,7 +17,7 @@ from cluster import Cluster
 from nfbench.cli import main
 from nfbench.launch import examination
 from nfbench.launch.commands import CommandError, call, environment
-from nfbench.launch.limits import sizes
+from nfbench.launch.limits import AWAY, sizes
 
 GOOD = {"partition": "main", "mem": "1G", "time": "00:05:00"}
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
@@ -243,12 +243,13 @@ def test_without_slurm_the_doctor_says_where_to_run_it(
 def test_what_a_shell_has_of_a_run_of_its_own_is_kept_from_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID"):
+    strays = ["MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_CLUSTER"]
+    strays += ["SBATCH_PARTITION", "SQUEUE_STATES", "SCANCEL_INTERACTIVE"]
+    for name in (*strays, "SLURM_CONF", "SLURM_CLUSTERS"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     kept = environment()
-    assert kept["SLURM_CONF"] == "/etc/slurm.conf"
-    assert {"MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID"} & set(kept) == set()
+    assert {"SLURM_CONF", "SLURM_CLUSTERS"} < set(kept)
+    assert set(strays) & set(kept) == set()
 
 
 @pytest.mark.parametrize(
@@ -265,3 +266,19 @@ def test_what_a_shell_has_of_a_run_of_its_own_is_kept_from_jobs(
 )
 def test_gpus_are_counted_as_sites_write_them(gres: str, gpu_type: str | None, count: int) -> None:
     assert sizes({"Gres": gres}, gpu_type)["gpus"] == count
+
+
+@pytest.mark.parametrize(
+    ("state", "is_away"),
+    [
+        ("IDLE", False),
+        ("IDLE+CLOUD+POWERED_DOWN", False),
+        ("MIXED+PLANNED", False),
+        ("DOWN*", True),
+        ("DOWN+CLOUD+POWERED_DOWN", True),
+        ("ALLOCATED+DRAIN", True),
+        ("IDLE+NOT_RESPONDING", True),
+    ],
+)
+def test_states_of_nodes_are_told_apart(state: str, is_away: bool) -> None:
+    assert bool(AWAY.search(state)) is is_away

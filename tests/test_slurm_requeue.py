@@ -1,5 +1,6 @@
 """Cut short on a real cluster: what was begun goes on, as often as it may; the rest is told."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -20,6 +21,13 @@ trap 'sleep 0.3; touch "$NFBENCH_INTERRUPTED"; exit 130' USR1 TERM
 if [ -e "$here/short" ]; then exit; fi
 sleep 20 & wait
 """
+# Never saves.
+STUBBORN = """\
+if [ "$3" != run ]; then exit; fi
+trap '' USR1 TERM
+sleep 20
+"""
+MAIN = "partitionname=main preemptmode"
 
 
 def runs(root: Path) -> int:
@@ -70,6 +78,8 @@ def test_what_is_cancelled_stays_so_and_is_sent_anew_when_asked(
     mine = profile(slurm_root, python=fake(slurm_root, PATIENT), throttle=2)
     nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", 4)
     until(lambda: runs(slurm_root) == 2, 20.0, "two cells that run")
+    shown = nfbench("status", "tiny").output
+    assert len(re.findall(r"queued +\d+_[23], JobArrayTaskLimit", shown)) == 2, shown
     one = nfbench("cancel", "tiny/gaussian/pinwheel/0")
     assert re.search(r"cancelled: \d+_0 tiny/gaussian/pinwheel/0\n$", one.output)
     until(lambda: runs(slurm_root) == 3, 20.0, "the next cell")
@@ -82,6 +92,36 @@ def test_what_is_cancelled_stays_so_and_is_sent_anew_when_asked(
     assert runs(slurm_root) == 3
     again = nfbench("reproduce", "tiny", "--slurm", mine, "--seeds", 4)
     assert "0 in the queue, 4 to send" in again.output
+
+
+@pytest.mark.slurm
+def test_what_is_cancelled_while_it_saves_stays_so(cluster: Cluster, slurm_root: Path) -> None:
+    mine = profile(slurm_root, python=fake(slurm_root, PATIENT.replace("0.3", "3")))
+    nfbench("reproduce", "tiny", "--slurm", mine)
+    until(lambda: runs(slurm_root) == 1, 20.0, "a cell that runs")
+    (job,) = {name.partition("_")[0] for name in cluster.queue() if "_" in name}
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    time.sleep(1.0)
+    assert "cancelled: " in nfbench("cancel", "tiny").output
+    cluster.wait(f"{job}_0", "CANCELLED", seconds=20.0)
+    printed = (slurm_root / "runs" / "slurm" / "tiny" / "0001" / "0.out").read_text()
+    assert printed.endswith(": interrupted; what it had done is saved\n")
+    assert cluster.queue() == []
+
+
+@pytest.mark.slurm
+def test_a_cell_that_does_not_save_in_time_goes_on_in_the_next_job(
+    cluster: Cluster, slurm_root: Path
+) -> None:
+    mine = profile(slurm_root, python=fake(slurm_root, STUBBORN))
+    nfbench("reproduce", "tiny", "--slurm", mine)
+    until(lambda: runs(slurm_root) == 1, 20.0, "a cell that runs")
+    with cluster.changed(f"{MAIN}=CANCEL", f"{MAIN}=REQUEUE"):  # as at the limit, but at once
+        cluster.wait(cluster.submit("true", "--partition=high", "--nodes=4", "--exclusive"))
+    until(lambda: runs(slurm_root) == 2, 30.0, "a restart")
+    printed = (slurm_root / "runs" / "slurm" / "tiny" / "0001" / "0.out").read_text()
+    assert printed.count(": interrupted; requeued\n") == 1
+    cluster.cancel_all()
 
 
 @pytest.mark.slurm
@@ -125,18 +165,25 @@ def test_a_preempted_cell_saves_in_time_and_goes_on_from_there(
     assert (slurm_root / "results" / "tiny.md").exists()
 
 
-def test_the_time_left_is_told_from_the_validations_since_the_last_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zone", [0, 2])  # hours by which the node's clock is ahead of ours
+def test_the_time_left_is_told_from_the_validations_since_the_last_start(
+    tmp_path: Path, zone: int
+) -> None:
+    now = time.time()
+
     def line(seconds: float, step: int) -> str:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds))
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now + seconds + zone * 3600))
         return f"{when} tiny/maf: step {step}, val -1.0 nats\n"
 
-    log = tmp_path / "log.txt"
-    assert seconds_left(log, 100) is None
+    log, curve = tmp_path / "log.txt", tmp_path / "curve.jsonl"
+    assert seconds_left(tmp_path, 100) is None
     log.write_text(line(-1000, 10) + line(-990, 50) + line(-30, 20))
-    assert seconds_left(log, 100) is None
+    assert seconds_left(tmp_path, 100) is None
     log.write_text(log.read_text() + line(-10, 40))
-    assert seconds_left(log, 100) == pytest.approx(50, abs=2)
-    assert seconds_left(log, 40) == 0.0
+    curve.touch()
+    os.utime(curve, (now - 10, now - 10))
+    assert seconds_left(tmp_path, 100) == pytest.approx(50, abs=2)
+    assert seconds_left(tmp_path, 40) == 0.0
 
 
 @pytest.mark.slurm

@@ -1,6 +1,7 @@
 """Tables on a real cluster: what is missing is sent once, and what cannot be sent costs a line."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 from cluster import Cluster, local_cluster, until
 from harness import DIVERGING, GAUSSIAN, MAF, changed, write_table
+from rich.console import Group
 from slurm_tables import ended, fake, nfbench, profile, told
 
 from nfbench import record
+from nfbench.cli_status import look
 from nfbench.launch import slurm as slurm_module
 from nfbench.launch import submit
-from nfbench.launch.manifest import submissions
+from nfbench.launch.manifest import Submission, following, home, submissions
 from nfbench.launch.profile import load_profile
 from nfbench.launch.slurm import submit_table
 
@@ -51,9 +54,11 @@ def test_a_table_on_four_nodes_one_cell_fails_and_retry_mends_it(
     write_table(
         slurm_root, maf=MAF | cells, diverging=changed(DIVERGING, training={"learning_rate": 0.01})
     )
+    path = slurm_root / "results" / "tiny" / "diverging" / "pinwheel" / "0.json"
+    assert nfbench("retry", "tiny", "--failed", "--slurm", "nime").exit_code == 2
+    assert path.exists()
     assert nfbench("retry", "tiny", "--failed", "--slurm", mine).exit_code == 0
     ended(cluster)
-    path = slurm_root / "results" / "tiny" / "diverging" / "pinwheel" / "0.json"
     assert record.read(path).status == "done"
     assert "failed" not in (slurm_root / "results" / "tiny.md").read_text()
     aside = slurm_root / "runs" / "failed" / "tiny" / "diverging" / "pinwheel" / "0" / "1"
@@ -89,9 +94,10 @@ def test_nothing_in_a_path_or_an_override_is_executed(
 
 @pytest.mark.slurm
 def test_a_dry_run_prints_all_and_leaves_nothing(slurm_root: Path) -> None:
-    mine = profile(slurm_root, sbatch=["--nice=7"])
+    mine = profile(slurm_root, sbatch=["--nice=7"], gpus=2)
     shown = nfbench("reproduce", "tiny", "--slurm", mine, "--push", "--dry-run")
     assert shown.exit_code == 0
+    assert re.findall("--gres=gpu:(.)", shown.output) == ["2", "1"]  # a cell's, the table's
     for part in (
         "#SBATCH --array=0-0\n",
         "#SBATCH --nice=7\n",
@@ -119,6 +125,15 @@ def test_no_key_reaches_a_file(
     files = [file for file in (slurm_root / "runs").rglob("*") if file.is_file()]
     assert len(files) >= 5
     assert not [file for file in files if "5ecre7" in file.read_text()]
+
+
+def test_a_submission_that_was_moved_aside_is_none(tmp_path: Path) -> None:
+    for name in ("0002", "0010", "0011-old"):
+        folder = home(tmp_path, "tiny") / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(Submission(folder, "mine", 1, ("a",)).text())
+    assert [each.folder.name for each in submissions(tmp_path, "tiny")] == ["0002", "0010"]
+    assert following(tmp_path, "tiny").name == "0011"
 
 
 MISTAKES = [
@@ -172,14 +187,17 @@ def test_a_controller_that_is_down_costs_one_line(slurm_root: Path, cluster: Clu
     try:
         until(lambda: not Path(f"/proc/{pid}").exists(), 20.0, "a controller that is down")
         shown = nfbench("reproduce", "tiny", "--slurm", mine)
-        status = nfbench("status", "tiny")
+        status, waits = look(["tiny"])
     finally:
         assert local_cluster("up", cluster.folder).returncode == 0
+    assert not look(["tiny"])[1]
     assert shown.exit_code == 2
     assert len(shown.output.splitlines()) == 1
     assert "Unable to contact slurm controller" in shown.output
     assert submissions(slurm_root, "tiny") == []
-    assert "what waits or runs is not known" in status.output
+    assert isinstance(status, Group)
+    assert "what waits or runs is not known" in str(status.renderables[0])
+    assert waits, "it may answer later"
 
 
 @pytest.mark.slurm
@@ -273,8 +291,8 @@ def test_a_thousand_cells_are_sent_and_shown_in_seconds(
     assert "1000 to send" in told
     status, shown = timed("status", "tiny")
     assert "tiny: " in shown
-    seconds, stopped = timed("cancel", "tiny")
-    assert cluster.queue() == [] or "cancelled" in stopped
-    assert submission < 5, status
+    seconds, _ = timed("cancel", "tiny")
+    ended(cluster, 20.0)
+    assert submission < 5
     assert status < 2
     assert seconds < 5

@@ -10,11 +10,17 @@ from nfbench.errors import UsageError
 
 # A controller that is down is given up by SLURM itself after 9 s.
 SECONDS = 15.0
-# What a shell may have of a run of its own, and a job must not inherit.
+# What a shell may have of a run of its own, and a job must not inherit; and what changes silently
+# what SLURM's commands do: SBATCH_* goes before a script's own options, SQUEUE_* hides jobs. Of
+# SLURM's only those stay that say which cluster it is.
 STRAY = re.compile(
-    r"MASTER_(ADDR|PORT)|((LOCAL|NODE|GROUP)_)?RANK|(LOCAL_)?WORLD_SIZE|SLURM_(?!CONF$)\w+"
+    r"MASTER_(ADDR|PORT)|((LOCAL|NODE|GROUP)_)?RANK|(LOCAL_)?WORLD_SIZE"
+    r"|SLURM_(?!(CONF|CLUSTERS)$)\w+|(SBATCH|SQUEUE|SCANCEL)_\w+"
 )
+# Of what `sbatch --parsable` prints; a site may greet before.
+JOB = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)
 SETTING = re.compile(r"^(\w+)\s+= (.*?)\s*$", re.MULTILINE)
+MOST_TASKS = re.compile(r"\bmax_array_tasks=(\d+)")
 FIELD = re.compile(r"([\w/:-]+)=(\S*)")
 
 
@@ -28,7 +34,7 @@ def missing(names: Sequence[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of this process without those that a job gets from SLURM or its launcher."""
+    """The variables of this process without those that SLURM or a launcher gives or obeys."""
     return {name: value for name, value in os.environ.items() if not STRAY.fullmatch(name)}
 
 
@@ -58,13 +64,26 @@ def call(*words: str, text: str = "", seconds: float = SECONDS) -> tuple[str, st
     return done.stdout, done.stderr
 
 
+def job_id(*words: str) -> str:
+    """Send a script by sbatch; the job's id.
+
+    Raises:
+        CommandError: as `call`, or it tells no id.
+    """
+    output, _ = call("sbatch", "--parsable", *words)
+    found = JOB.search(output)
+    if not found:
+        raise CommandError(f"sbatch: expected the id of a job, got {output.strip()!r}")
+    return found[1]
+
+
 def records(*words: str) -> list[dict[str, str]]:
-    """What `scontrol show ... -o` prints: the fields of each line.
+    """What `scontrol show ... -o` prints, hidden partitions too: the fields of each line.
 
     Raises:
         CommandError: as `call`.
     """
-    output, _ = call("scontrol", "show", "-o", *words)
+    output, _ = call("scontrol", "--all", "show", "-o", *words)
     return [dict(FIELD.findall(line)) for line in output.splitlines() if "=" in line]
 
 
@@ -76,3 +95,14 @@ def config() -> dict[str, str]:
     """
     output, _ = call("scontrol", "show", "config")
     return dict(SETTING.findall(output))
+
+
+def most_tasks() -> int:
+    """How many tasks an array may have here.
+
+    Raises:
+        CommandError: as `call`.
+    """
+    settings = config()
+    limits = MOST_TASKS.findall(settings["SchedulerParameters"])
+    return min(map(int, [settings["MaxArraySize"], *limits]))

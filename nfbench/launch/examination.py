@@ -13,7 +13,7 @@ from typing import Any
 from nfbench import record
 
 from .checkup import ANSWER, MARK, TOKEN
-from .commands import CommandError, call, records
+from .commands import CommandError, call, job_id, records
 from .finding import Finding, fault, note, ok
 from .profile import Profile, directives, inside, preamble, seconds
 
@@ -55,8 +55,8 @@ def check_submission(profile: Profile) -> Finding:
 def job_script(profile: Profile, root: Path, folder: Path, nonce: str) -> str:
     """The script of the job: one task on each node, each with a file for what it says."""
     # Percent signs of a path are no patterns of srun.
-    output = str(folder).replace("%", "%%") + "/task-%t.txt"
-    srun = ["srun", f"--ntasks={profile.nodes}", "--ntasks-per-node=1", f"--output={output}"]
+    output = f"--output={str(folder).replace('%', '%%')}/task-%t.txt"
+    srun = ["srun", "--export=ALL", f"--ntasks={profile.nodes}", "--ntasks-per-node=1"]
     command = inside(profile, "-m", "nfbench.launch.checkup", str(folder), nonce)
     short = TIME if profile.seconds > seconds(TIME) else profile.time
     return script(
@@ -64,7 +64,7 @@ def job_script(profile: Profile, root: Path, folder: Path, nonce: str) -> str:
         f"export NFBENCH_ROOT={shlex.quote(str(root))}",
         'NFBENCH_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export NFBENCH_FIRST_NODE",
-        f"{shlex.join(srun)} {command}",
+        f"{shlex.join([*srun, output])} {command}",
     )
 
 
@@ -81,9 +81,8 @@ def examine(profile: Profile, root: Path, wait: float) -> Iterator[Finding | Ans
     record.write_atomic(path, job_script(profile, root, folder, nonce))
     submitted = time.time()
     log = f"--output={str(folder).replace('%', '%%')}/log.txt"
-    words = ("--parsable", "--job-name=nfbench-doctor", log, str(path))
     try:
-        job = call("sbatch", *words)[0].strip().partition(";")[0]
+        job = job_id("--export=ALL", "--job-name=nfbench-doctor", log, str(path))
     except CommandError as error:
         yield fault("job", str(error))
         return

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 
 from nfbench.settings import hint
 
-from .commands import config, records
+from .commands import most_tasks, records
 from .finding import Finding, fault, ok, warning
 from .profile import Profile, seconds
 
 GPU = re.compile(r"gpu(?::([\w.-]*[A-Za-z_.-][\w.-]*))?:(\d+)")
 MEGABYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
-AWAY = re.compile(r"DOWN|DRAIN|FAIL|MAINT|NOT_RESPONDING|POWERED_DOWN|FUTURE|UNKNOWN")
+# A node that is POWERED_DOWN to save power is started for a job.
+AWAY = re.compile(r"\b(DOWN|DRAIN|FAIL|MAINT|NOT_RESPONDING|FUTURE|UNKNOWN)")
 Fields = dict[str, str]
 
 
@@ -92,7 +93,7 @@ def of_nodes(profile: Profile, partition: Fields, members: Sequence[Fields]) -> 
 
 def of_arrays() -> Finding:
     """How many jobs an array can have."""
-    return ok("arrays", f"up to {int(config()['MaxArraySize']) - 1} jobs each")
+    return ok("arrays", f"up to {most_tasks()} jobs each")
 
 
 def state(node: Fields) -> str:

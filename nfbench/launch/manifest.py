@@ -60,10 +60,15 @@ def home(root: Path, name: str) -> Path:
     return root / "runs" / "slurm" / name
 
 
+def numbers(root: Path, name: str) -> dict[int, Path]:
+    """The folders of submissions by their number, oldest first; 0001-old is none."""
+    found = {int(f.name): f for f in home(root, name).glob("[0-9]*") if f.name.isdecimal()}
+    return dict(sorted(found.items()))
+
+
 def following(root: Path, name: str) -> Path:
     """The folder of the next submission: 0001, 0002, ..."""
-    numbers = [int(folder.name) for folder in home(root, name).glob("[0-9]*")]
-    return home(root, name) / f"{max(numbers, default=0) + 1:04}"
+    return home(root, name) / f"{max(numbers(root, name), default=0) + 1:04}"
 
 
 def submitted_names(root: Path) -> list[str]:
@@ -81,7 +86,8 @@ def submissions(root: Path, name: str) -> list[Submission]:
     Raises:
         UsageError: a manifest that is none.
     """
-    return [read(path) for path in sorted(home(root, name).glob(f"[0-9]*/{MANIFEST}"))]
+    files = [folder / MANIFEST for folder in numbers(root, name).values()]
+    return [read(file) for file in files if file.exists()]
 
 
 def read(path: Path) -> Submission:

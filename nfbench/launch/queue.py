@@ -9,17 +9,25 @@ from .commands import call
 from .manifest import Submission
 
 # Columns of squeue and their widths; the folder, which may hold anything, comes last.
-COLUMNS = {"ArrayJobID": 16, "ArrayTaskID": 16, "State": 24, "RestartCnt": 8, "WorkDir": 1024}
+COLUMNS = {
+    "ArrayJobID": 16,
+    "ArrayTaskID": 16,
+    "State": 24,
+    "RestartCnt": 8,
+    "Reason": 64,
+    "WorkDir": 1024,
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of an array that waits or runs; without an index it is a job of its own."""
+    """A task of an array that waits, and why, or runs; without an index a job of its own."""
 
     job: str
     index: int | None
     state: str
     restarts: int
+    reason: str
 
     @property
     def runs(self) -> bool:
@@ -42,16 +50,17 @@ def queue() -> Queue:
         CommandError: SLURM does not answer.
     """
     columns = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
-    output, _ = call("squeue", "--noheader", "--me", "--array", f"--Format={columns}")
+    words = ("--noheader", "--me", "--all", "--array")  # hidden partitions too
+    output, _ = call("squeue", *words, f"--Format={columns}")
     found: dict[Path, list[Task]] = defaultdict(list)
     for line in output.splitlines():
         values, start = [], 0
         for width in COLUMNS.values():
             values.append(line[start : start + width].strip())
             start += width
-        job, index, state, restarts, folder = values
+        job, index, state, restarts, reason, folder = values
         number = int(index) if index.isdigit() else None
-        found[Path(folder)].append(Task(job, number, state, int(restarts or 0)))
+        found[Path(folder)].append(Task(job, number, state, int(restarts or 0), reason))
     return found
 
 

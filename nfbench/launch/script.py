@@ -14,27 +14,48 @@ from .profile import Profile, directives, inside, preamble, seconds
 # One task's cells as several processes: when one ends the others do, and none waits for ever.
 SRUN = "srun --export=ALL --kill-on-bad-exit=1 --wait=300"
 RENDER_TIME = "00:10:00"
+BY_HAND = "the command that submitted it goes on from there"
 START = """\
 # The first signal is passed on, once: a second one would end a cell before it has saved.
 me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID restarts=${SLURM_RESTART_COUNT:-0}
-told='' cells=()
+told='' asked='' cells=()
+say() { echo "nfbench: job $me on $SLURMD_NODENAME: $*"; }
 tell() {
-    if [ -z "$told" ]; then
-        told=$1
-        [ ${#cells[@]} -eq 0 ] || kill -USR1 "${cells[@]}" 2>/dev/null
-    elif [ "$1" = USR1 ]; then
-        told=USR1
+    [ -z "$told" ] || return
+    told=1
+    [ ${#cells[@]} -eq 0 ] || kill -USR1 "${cells[@]}" 2>/dev/null
+}
+# What SLURM has in mind: it starts the job `again` by itself, has `cut` it for good at its limit
+# or for another one, lets it be, or someone has `cancelled` it, which must stay so.
+fate() {
+    local job
+    job=$(scontrol show job -o "$me")
+    if [[ $job =~ " Restarts="([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -gt "$restarts" ]; then
+        echo again
+    elif [[ $job =~ " JobState=COMPLETING " ]]; then
+        [[ $job =~ " Reason=TimeLimit "|" PreemptTime="[0-9] ]] && echo cut || echo cancelled
     fi
 }
-trap 'tell USR1' USR1
-trap 'tell TERM' TERM
-say() { echo "nfbench: job $me on $SLURMD_NODENAME: $*"; }
+requeue() {
+    if [ "$restarts" -ge "$max_restarts" ]; then
+        [ -n "$asked" ] || say "interrupted, and no restart is left; $by_hand"
+        asked=never
+    elif scontrol requeue "$me"; then
+        say "interrupted; requeued"
+        asked=requeued
+    else
+        say "interrupted, and SLURM does not requeue it; $by_hand"
+    fi
+}
+trap tell USR1
+# A cell may not save in the seconds that are left; it then goes on from its last checkpoint.
+trap 'tell; [ "$(fate)" != cut ] || requeue' TERM
 """
 RUN = """\
 set +eu # whatever the lines above have set
 say "start $((restarts + 1)) of at most $((max_restarts + 1))"
 if [ "$restarts" -gt "$max_restarts" ]; then
-    say "restarted too often; work remains, and the command that submitted it goes on from there"
+    say "restarted too often; work remains, and $by_hand"
     exit 1
 fi
 mapfile -t -s $((SLURM_ARRAY_TASK_ID * pack)) -n "$pack" lines <"$folder/commands.txt"
@@ -68,19 +89,12 @@ for i in "${!cells[@]}"; do
 done
 [ -n "$again" ] || exit $code
 
-# What is cancelled gets TERM alone while it is COMPLETING, and must stay so; what was preempted
-# without time to save is PENDING again already.
-state=$(scontrol show job -o "$me" | sed -n 's/.* JobState=\\([A-Z_]*\\).*/\\1/p')
-if [ "$state" = PENDING ]; then
-    say "interrupted; SLURM starts it again"
-elif [ "$state" = COMPLETING ] && [ "$told" != USR1 ]; then
-    say "interrupted; what it had done is saved"
-elif [ "$restarts" -ge "$max_restarts" ]; then
-    say "interrupted, and no restart is left; the command that submitted it goes on from there"
-else
-    say "interrupted; requeued"
-    scontrol requeue "$me" && sleep 60
-fi
+case $(fate) in
+again) [ -n "$asked" ] || say "interrupted; SLURM starts it again" ;;
+cancelled) say "interrupted; what it had done is saved" ;;
+*) requeue ;;
+esac
+[ "$asked" != requeued ] || sleep 60 # SLURM ends it before
 exit 1 # work remains
 """
 
@@ -99,11 +113,12 @@ def job_script(
             f"#SBATCH --array=0-{n_tasks - 1}{throttle}",
             *directives(profile),
             "",
+            f"max_restarts={profile.max_restarts} by_hand={shlex.quote(BY_HAND)}",
             START,
             *surroundings(profile, root, data),
             "",
             f"folder={shlex.quote(str(folder))} # {COMMANDS} has a line for each cell",
-            f"pack={profile.pack} max_restarts={profile.max_restarts}",
+            f"pack={profile.pack}",
             f'start() {{ {start} "$@"; }}',
             RUN,
         ]
@@ -115,7 +130,9 @@ def render_script(
 ) -> str:
     """The script of the job that comes after: some commands of nfbench, until one fails."""
     short = RENDER_TIME if profile.seconds > seconds(RENDER_TIME) else profile.time
-    one = replace(profile, nodes=1, tasks_per_node=1, pack=1, cpus=1, gpus=0, gpu_type=None)
+    # Many sites take no job without a GPU into a partition that has some.
+    gpus = min(profile.gpus, 1)
+    one = replace(profile, nodes=1, tasks_per_node=1, pack=1, cpus=1, gpus=gpus)
     small = replace(one, time=short, signal_seconds=1)
     lines = [f"{inside(profile, '-m', *words)} || exit" for words in commands]
     head = ["#!/bin/bash", f"#SBATCH --job-name={name}", *directives(small), ""]

@@ -9,12 +9,12 @@ from nfbench.errors import UsageError
 from nfbench.sweeps.result import finished
 from nfbench.sweeps.space import Sweep
 
-from .commands import CommandError
+from .commands import CommandError, most_tasks
 from .manifest import submissions
 from .plan import DONE, FAILED, STALE, Job, plan, to_run
 from .profile import Profile
 from .queue import active, queue
-from .submit import Draft, Sent, data_folder, draft, most_tasks, send, submitting
+from .submit import Draft, Sent, data_folder, draft, send, submitting
 
 USUAL_MAX_ARRAY = 1001
 

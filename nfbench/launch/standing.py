@@ -99,8 +99,9 @@ def in_queue(job: Job, task: Task) -> tuple[str, str]:
     """The state and what is known of a cell whose task waits or runs."""
     times = "once" if task.restarts == 1 else f"{task.restarts} times"
     again = f"requeued {times}" if task.restarts else ""
+    waits = "" if task.runs or task.reason == "None" else task.reason
     far = "" if job.state == MISSING else progress(job)
-    return state_of(task), ", ".join(filter(None, [task.name, again, far]))
+    return state_of(task), ", ".join(filter(None, [task.name, again, waits, far]))
 
 
 def progress(job: Job) -> str:
@@ -112,7 +113,7 @@ def progress(job: Job) -> str:
     step, best = int(curve[-1]["step"]), max(line["val_log_likelihood"] for line in curve)
     total = last_step(job.experiment)
     parts = [f"step {step}{f' of {total}' if total else ''}", f"best val {best:.4f} nats"]
-    if total and (left := seconds_left(folder / "log.txt", total)) is not None:
+    if total and (left := seconds_left(folder, total)) is not None:
         parts.append(f"ETA {clock(left)}")
     return ", ".join(parts)
 
@@ -129,12 +130,13 @@ def last_step(experiment: Experiment) -> int | None:
     return min(given, default=None)
 
 
-def seconds_left(path: Path, total: int) -> float | None:
+def seconds_left(folder: Path, total: int) -> float | None:
     """Seconds until a step, at the pace of the validations that a log tells since its last start.
 
-    None where it tells fewer than two.
+    None where it tells fewer than two. The last one is as old as the curve: a node, or a
+    container, may have the clock of another time zone.
     """
-    found = [(parse(when), int(step)) for when, step in STEP.findall(end_of(path))]
+    found = [(parse(when), int(step)) for when, step in STEP.findall(end_of(folder / "log.txt"))]
     if not found:
         return None
     begin = max([i for i in range(1, len(found)) if found[i][1] <= found[i - 1][1]], default=0)
@@ -142,7 +144,8 @@ def seconds_left(path: Path, total: int) -> float | None:
     if last == first:
         return None
     pace = (end - start) / (last - first)
-    return max(0.0, pace * (total - last) - (time.time() - end))
+    age = time.time() - (folder / "curve.jsonl").stat().st_mtime
+    return max(0.0, pace * (total - last) - age)
 
 
 def parse(when: str) -> float:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from nfbench.errors import UsageError
 from nfbench.record import write_atomic
 
-from .commands import CommandError, call, config, environment
+from .commands import CommandError, call, environment, job_id
 from .manifest import (
     COMMANDS,
     ENVIRONMENT,
@@ -187,7 +187,6 @@ def partly(
 def sbatch(folder: Path, script: str, output: str, after: Sequence[str]) -> str:
     """Send a script of a folder; the job's id."""
     words = [
-        "--parsable",
         "--export=ALL",
         f"--chdir={folder}",
         # Percent signs of a path are no patterns.
@@ -195,16 +194,7 @@ def sbatch(folder: Path, script: str, output: str, after: Sequence[str]) -> str:
         *([f"--dependency=afterany:{':'.join(after)}"] if after else []),
         str(folder / script),
     ]
-    return call("sbatch", *words)[0].strip().partition(";")[0]
-
-
-def most_tasks() -> int:
-    """How many tasks an array may have here.
-
-    Raises:
-        CommandError: SLURM does not answer.
-    """
-    return int(config()["MaxArraySize"])
+    return job_id(*words)
 
 
 def data_folder(profile: Profile) -> Path:
