@@ -41,7 +41,8 @@ def test_points_errors_and_seeds_stand_at_the_gap(root: Path) -> None:  # noqa: 
 
 def test_what_is_far_off_does_not_hide_the_rest(root: Path) -> None:  # noqa: F811
     file = root / "experiments" / "small" / "gaussian.yaml"
-    file.write_text(file.read_text().replace("moons: {}", "moons: {reported: {value: 0.2, source: Table 1}}"))
+    published = "moons: {reported: {value: 0.2, source: Table 1}}"
+    file.write_text(file.read_text().replace("moons: {}", published))
     record.write(make(root, "gaussian", "moons", value=0.3), root)
     record.write(make(root, "maf_5", "moons", value=-4e5, se=4e5), root)
     axis = panel(root, "moons")
