@@ -133,6 +133,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sbatch": ["--comment=a b"]}, "sbatch: expected --key=value or --key"),
     ({"sbatch": ["--mem=3G"]}, "sbatch: --mem is set by nfbench or by a key of its own"),
     ({"sbatch": ["--gres=gpu:1"]}, "sbatch: --gres is set by nfbench or by a key of its own"),
+    ({"sbatch": ["--clusters=b"]}, "sbatch: --clusters is set by nfbench"),
     ({"sbatch": ["--array=0-3"]}, "sbatch: --array is set"),
     ({"setup": ["a\nb"]}, "expected single lines, got 'a\\nb'"),
     ({"setup": "module load"}, "setup: expected list of str, got 'module load'"),

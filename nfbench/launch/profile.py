@@ -44,7 +44,7 @@ OURS = (
     "partition account qos constraint gpus gpus-per-node gpus-per-task nodes ntasks"
     " ntasks-per-node cpus-per-task mem mem-per-cpu mem-per-gpu time signal requeue no-requeue"
     " open-mode array job-name output error input export chdir dependency wrap wait test-only"
-    " parsable hold"
+    " parsable hold clusters"
 )
 
 
