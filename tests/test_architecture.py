@@ -109,7 +109,8 @@ TORCH_FREE = {
     " record",
     "launch.slurm": "data errors launch.commands launch.manifest launch.plan launch.profile"
     " launch.queue launch.submit record sweeps.result sweeps.space",
-    "launch.standing": "catalog config curve data launch.manifest launch.plan launch.queue record",
+    "launch.standing": "catalog config curve data launch.manifest launch.plan launch.queue"
+    " launch.script record",
     "launch.control": "errors launch.commands launch.manifest launch.plan launch.queue"
     " launch.standing record",
     "launch.doctor": "launch.commands launch.examination launch.finding launch.limits"

@@ -107,6 +107,7 @@ def test_what_is_cancelled_while_it_saves_stays_so(cluster: Cluster, slurm_root:
     printed = (slurm_root / "runs" / "slurm" / "tiny" / "0001" / "0.out").read_text()
     assert printed.endswith(": interrupted; what it had done is saved\n")
     assert cluster.queue() == []
+    assert "1 missing" in nfbench("status", "tiny").output, "and not failed"
 
 
 @pytest.mark.slurm

@@ -14,6 +14,7 @@ from .profile import Profile, directives, inside, preamble, seconds
 # One task's cells as several processes: when one ends the others do, and none waits for ever.
 SRUN = "srun --export=ALL --kill-on-bad-exit=1 --wait=300"
 RENDER_TIME = "00:10:00"
+SAVED = "interrupted; what it had done is saved"
 BY_HAND = "the command that submitted it goes on from there"
 START = """\
 # The first signal is passed on, once: a second one would end a cell before it has saved.
@@ -91,7 +92,7 @@ done
 
 case $(fate) in
 again) [ -n "$asked" ] || say "interrupted; SLURM starts it again" ;;
-cancelled) say "interrupted; what it had done is saved" ;;
+cancelled) say "$saved" ;;
 *) requeue ;;
 esac
 [ "$asked" != requeued ] || sleep 60 # SLURM ends it before
@@ -114,6 +115,7 @@ def job_script(
             *directives(profile),
             "",
             f"max_restarts={profile.max_restarts} by_hand={shlex.quote(BY_HAND)}",
+            f"saved={shlex.quote(SAVED)}",
             START,
             *surroundings(profile, root, data),
             "",

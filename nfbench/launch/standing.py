@@ -18,6 +18,7 @@ from nfbench.curve import read_curve
 from .manifest import Submission, latest, submissions
 from .plan import DONE, FAILED, MISSING, STALE, STARTED, Job, of_cell
 from .queue import Queue, Task, active
+from .script import SAVED
 
 RUNNING, QUEUED, REQUEUED = "running", "queued", "requeued"
 IN_QUEUE = (RUNNING, QUEUED, REQUEUED)
@@ -85,7 +86,9 @@ def standing(job: Job, there: Mapping[str, Task], last: Mapping[str, Submission]
         note = f"{failure['kind']} at step {failure['step']}: {failure['message']}"
         return Standing(name, FAILED, note, job)
     if name in last and (path := last[name].output(name)).exists():
-        return Standing(name, FAILED, "\n".join([*tail(path), f"see {path}"]), job)
+        lines = tail(path)
+        if not lines or not lines[-1].endswith(SAVED):  # what was cancelled has not failed
+            return Standing(name, FAILED, "\n".join([*lines, f"see {path}"]), job)
     return Standing(name, job.state, progress(job) if job.state == STARTED else "", job)
 
 
