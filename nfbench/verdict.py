@@ -10,6 +10,7 @@ from nfbench.catalog import Column
 from nfbench.conditions import alike
 from nfbench.config import Experiment
 from nfbench.errors import UsageError
+from nfbench.outliers import outlier
 from nfbench.record import Record
 from nfbench.settings import hint
 
@@ -20,7 +21,6 @@ ROUNDING = 1e-9
 TOLERANCE, MASS_TOLERANCE = 1e-6, 0.05
 SOLVER_ERROR = 100  # of an ODE: errors of many steps and dimensions, in relative tolerances
 SOUND = "ok"
-FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told of
 
 
 @dataclass(frozen=True)
@@ -119,25 +119,6 @@ def judge(
         extra={name: mean_of(counted, name) for name in extra},
         records=tuple(counted),
     )
-
-
-def outlier(record: Record) -> str:
-    """What a single test point does to the mean, if without it that is off by half its error.
-
-    The standard error then tells of this point alone: a mean of n values cannot be off by more for
-    one of them than its own standard error.
-    """
-    mean, se, least, n = (
-        record.metrics.get(f"test/{key}")
-        for key in ("log_likelihood", "log_likelihood_se", "log_likelihood_min", "n")
-    )
-    if mean is None or se is None or least is None or n is None or n < FEW_POINTS:
-        return ""
-    shift = (mean - least) / (n - 1)
-    if shift <= se / 2:
-        return ""
-    without = f"without it the mean of seed {record.seed} is {mean + shift:.3f} nats"
-    return f"one test point of {int(n):,} has {least:.3g} nats; {without}"
 
 
 def claim(record: Record, name: str) -> str:

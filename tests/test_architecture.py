@@ -62,7 +62,8 @@ TORCH_FREE = {
     "data": "atomic errors",
     "summary": "record",
     "conditions": "record",
-    "verdict": "catalog conditions config errors record settings",
+    "outliers": "record",
+    "verdict": "catalog conditions config errors record settings outliers",
     "wording": "catalog verdict",
     "archive": "catalog data errors record",
     "tables": "archive catalog conditions config data record verdict wording",
@@ -192,9 +193,10 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "exits tracking.push tracking.sync",
     "cli_table": "archive catalog cli_costs cli_sweep errors rendering tables",
-    "cli": "cli_compare cli_costs cli_data cli_report cli_sample cli_slurm cli_speed cli_status"
-    " cli_sweep cli_table cli_wandb config data errors exits inspection launch.reproduce logs"
-    " plots record run signals summary tradeoff world",
+    "cli_plot": "gaps plots tradeoff",
+    "cli": "cli_compare cli_costs cli_data cli_plot cli_report cli_sample cli_slurm cli_speed"
+    " cli_status cli_sweep cli_table cli_wandb config data errors exits inspection"
+    " launch.reproduce logs record run signals summary world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

@@ -78,8 +78,11 @@ def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(runs[0].weights, runs[1].weights)
 
 
-def test_a_gradient_of_its_own_is_left_to_autograd(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gradient_of_its_own_is_left_to_autograd(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The density of an IAF solves for its noise, by a gradient of its own."""
+    monkeypatch.setattr(module, "Gradient", partial(Gradient, backend="aot_eager"))
     sizes: dict[str, Any] = {"features": 6, "layers": 1, "hidden": [8]}
     with caplog.at_level(logging.DEBUG, "nfbench"):
         compiled = fit(model("iaf", **sizes), normal_rows(features=6), SCHEDULE, compile=True)

@@ -364,7 +364,7 @@ def test_an_experiment_with_the_wrong_objective_is_refused(
 def test_an_experiment_hands_its_settings_to_the_objective(tmp_path: Path) -> None:
     training = {"objective": "flow_matching", "sigma_min": 0.1}
     write_table(tmp_path, row=changed(FFJORD, training=training))
-    objective: partial[Tensor] = module_of(tmp_path).objective
+    objective: partial[Tensor] = module_of(tmp_path).gradient.objective
     assert objective.func is flow_matching
     assert objective.keywords == {"sigma_min": 0.1}
 
@@ -379,14 +379,14 @@ def test_a_teacher_is_a_run_of_the_same_flow(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a run that is done.*nfbench run tiny/cfm"):
         module_of(tmp_path)
     run(load("tiny/cfm", "pinwheel", root=tmp_path), root=tmp_path, device="cpu")
-    teacher = module_of(tmp_path).objective.keywords["teacher"]
+    teacher = module_of(tmp_path).gradient.objective.keywords["teacher"]
     path = tmp_path / "runs/tiny/cfm/pinwheel/0/best.pt"
     kept = checkpoint.load(path)["model"]
     assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     module = module_of(tmp_path, overrides=[f"training.teacher={path}"])
-    assert module.objective(module.model, torch.randn(4, 2), None) > 0
+    assert module.gradient.objective(module.model, torch.randn(4, 2), None) > 0
     with pytest.raises(UsageError, match="expected the same flow"):
         module_of(tmp_path, "other")
 

@@ -1,0 +1,24 @@
+"""Test points that carry the mean of a record all alone. Imports no torch."""
+
+from nfbench.record import Record
+
+FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told of
+
+
+def outlier(record: Record) -> str:
+    """What a single test point does to the mean, if without it that is off by half its error.
+
+    The standard error then tells of this point alone: a mean of n values cannot be off by more for
+    one of them than its own standard error.
+    """
+    mean, se, least, n = (
+        record.metrics.get(f"test/{key}")
+        for key in ("log_likelihood", "log_likelihood_se", "log_likelihood_min", "n")
+    )
+    if mean is None or se is None or least is None or n is None or n < FEW_POINTS:
+        return ""
+    shift = (mean - least) / (n - 1)
+    if shift <= se / 2:
+        return ""
+    without = f"without it the mean of seed {record.seed} is {mean + shift:.3f} nats"
+    return f"one test point of {int(n):,} has {least:.3g} nats; {without}"
