@@ -15,6 +15,7 @@ from nfbench.density import DensityModel
 from nfbench.flat import padded
 from nfbench.nets.first_batch import FirstBatch
 from nfbench.objectives import Objective
+from nfbench.transforms.ode import ODE
 
 log = logging.getLogger("nfbench")
 
@@ -27,7 +28,7 @@ class Gradient:
         objective: (model, *arguments) -> scalar loss.
         trained: the parameters that the weights are made of.
         compile: compile the gradient, or of a model that has one of its own, or that a batch
-            changes, the objective alone.
+            changes, or an ODE, the objective alone.
         backend: that of torch.compile.
     """
 
@@ -42,6 +43,7 @@ class Gradient:
     ) -> None:
         self.model, self.objective = model, objective
         self.compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self.is_proven = False
         if compile:
             self.objective = torch.compile(objective, dynamic=False, backend=backend)
         if compile and is_function(model):
@@ -52,12 +54,16 @@ class Gradient:
     ) -> Tensor:
         """Add it to ``weights.grad``, by ``backward`` where it is autograd's; the loss."""
         if self.compiled is not None:
+            drawn = None if self.is_proven else random_state(weights.device)
             try:
                 gradient, loss = self.compiled(weights, *arguments)
-            except RuntimeError as error:
+            except Exception as error:  # one of the model's own is raised again below
                 log.debug("the objective is compiled without its gradient: %s", error)
                 self.compiled = None
+                if drawn is not None:  # so that a resumed run draws what an uncut one does
+                    restore(drawn, weights.device)
             else:
+                self.is_proven = True
                 assert weights.grad is not None
                 weights.grad += gradient
                 return loss
@@ -79,11 +85,27 @@ class Loss(nn.Module):
 
 
 def is_function(model: nn.Module) -> bool:
-    """Whether the model's density changes nothing in training, as a function of its weights."""
+    """Whether the model's density changes nothing in training, as a function of its weights.
+
+    An ODE counts its evaluations, and a trial that fails would be counted too.
+    """
     return not any(
-        isinstance(part, FirstBatch) or getattr(part, "keeps_running_statistics", False)
+        isinstance(part, FirstBatch | ODE) or getattr(part, "keeps_running_statistics", False)
         for part in model.modules()
     )
+
+
+def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The states of the CPU's generator and of that of a GPU."""
+    of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), of_gpu
+
+
+def restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    """Set the generators to states they had."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def compile_gradient(
@@ -96,7 +118,8 @@ def compile_gradient(
     """``(dL/dw, L)`` of an objective L and the trained parameters as one vector w, compiled.
 
     Raises, when called:
-        RuntimeError: if torch.func cannot differentiate the model: it has a gradient of its own.
+        Exception: if torch.func cannot differentiate the model, which has a gradient of its own
+            (RuntimeError), say, or asks what is a parameter (AttributeError).
     """
     found = {parameter: f"model.{name}" for name, parameter in model.named_parameters()}
     names = [found[parameter] for parameter in trained]

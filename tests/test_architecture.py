@@ -135,7 +135,7 @@ TORCH = {
     "data.batches": "data.augment errors schedule seeds",
     "data.base": "data data.augment data.batches errors schedule seeds",
     "nfe": "density errors processes transforms",
-    "gradient": "density flat nets objectives",
+    "gradient": "density flat nets objectives transforms",
     "shard": "processes",
     "module": "density flat gradient metrics nfe objectives processes schedule seeds selection"
     " shard",

@@ -59,6 +59,7 @@ def never(loss: torch.Tensor) -> None:
 def test_what_a_batch_changes_is_no_function() -> None:
     assert is_function(model("maf", layers=1))
     assert not is_function(model("glow", layers=1)), "scales start from the first batch"
+    assert not is_function(model("ffjord", hidden=[8])), "evaluations are counted"
 
 
 def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +91,45 @@ def test_a_gradient_of_its_own_is_left_to_autograd(
     assert compiled.gradient.compiled is None
     assert "without its gradient" in caplog.text
     torch.testing.assert_close(compiled.weights, eager.weights)
+
+
+class Particular(torch.nn.Module):
+    """A density that asks for its mean as a parameter, which torch.func makes a tensor of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor, context: None = None) -> torch.Tensor:
+        return -(x - self.get_parameter("mean")).square().sum(1)
+
+
+def test_whatever_torch_refuses_is_left_to_autograd() -> None:
+    density: Any = Particular()
+    trained = list(density.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+    gradient = Gradient(density, maximum_likelihood, trained, compile=True, backend="eager")
+    x = torch.randn(20, 3)
+    gradient.add(weights, x, None, backward=torch.Tensor.backward)
+    assert gradient.compiled is None
+    torch.testing.assert_close(trained[0].grad, -2 * x.mean(0))
+
+
+def test_a_vain_attempt_draws_nothing() -> None:
+    """Else a run that is resumed, and tries again, would draw other numbers than an uncut one."""
+    flow = model("iaf", 6, layers=1, hidden=[8])
+
+    def noisy(flow: Flow, x: torch.Tensor, context: None) -> torch.Tensor:
+        return maximum_likelihood(flow, x + torch.randn_like(x))
+
+    trained = list(flow.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+    gradient = Gradient(flow, noisy, trained, compile=True, backend="eager")
+    x = torch.randn(20, 6)
+    torch.manual_seed(1)
+    loss = gradient.add(weights, x, None, backward=torch.Tensor.backward)
+    assert gradient.compiled is None
+    torch.manual_seed(1)
+    torch.testing.assert_close(loss, noisy(flow, x, None).detach())
