@@ -82,7 +82,7 @@ def points(name: str, trained: Trained) -> Points:
         median=values.median().item(),
         least=ranked[0].item(),
         least_float64=least_float64,
-        largest=max(sizes),
+        largest=max(sizes, default=worst.abs().max().item()),  # a base alone has no way
     )
 
 

@@ -6,7 +6,7 @@ FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told 
 
 
 def outlier(record: Record) -> str:
-    """What a single test point does to the mean, if without it that is off by half its error.
+    """What a single test point does to the mean, if it moves that by more than half its error.
 
     The standard error then tells of this point alone: a mean of n values cannot be off by more for
     one of them than its own standard error.
