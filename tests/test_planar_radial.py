@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import check_contract, check_gradients, close, randomize, two_ways
 from torch import Tensor
@@ -223,6 +223,9 @@ PAIR = st.tuples(NUMBER, NUMBER).map(list)
 
 @settings(max_examples=100, deadline=None)
 @given(PAIR, PAIR, NUMBER, PAIR)
+@example([4e-162, 4e-162], [0.0, 0.0], 0.0, [0.0, 0.0])
+@example([0.0, 4e-162], [1.0, 2.0], 0.5, [3.0, 4.0])
+@example([2e-154, 0.0], [1.0, 2.0], 0.5, [3.0, 4.0])
 def test_any_parameters_give_an_invertible_planar_map(
     w: list[float], u: list[float], b: float, point: list[float]
 ) -> None:

@@ -42,7 +42,7 @@ class Planar(Transform):
         """w, u_hat (D,), b and slack = 1 + w.u_hat of each layer, or one for every row."""
         w, u, b = self.w(context), self.u(context), self.b(context)
         square, dot = w.square().sum(-1), (w * u).sum(-1)
-        nowhere = square == 0
+        nowhere = square < torch.finfo(w.dtype).tiny  # what is smaller has lost its digits
         slack = torch.where(nowhere, 1.0, F.softplus(dot)).clamp_min(torch.finfo(w.dtype).eps)
         along = (slack - 1 - dot) / torch.where(nowhere, 1.0, square)
         u_hat = torch.addcmul(u, along.unsqueeze(-1), w)
