@@ -74,11 +74,12 @@ def send_table(
     **wanted: Any,
 ) -> None:
     """Submit what is missing of a table, and say what was sent."""
+    from nfbench.launch.plan import machine_words
     from nfbench.launch.profile import load_profile
     from nfbench.launch.slurm import submit_table
 
-    options = ["--device", device, *["--compile"] * compile, *["--shard"] * shard]
-    options += ["--wandb", wandb] if wandb != "auto" else []
+    words = machine_words(compile=compile, shard=shard, wandb=wandb)
+    options = ["--device", device, *words]
     # A task of several cores is worth as many threads, if nothing else is asked for.
     wanted |= {"options": options, "threads": threads if threads > 1 else None}
     tell(table, submit_table(table, load_profile(profile), **wanted))

@@ -186,7 +186,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
     " sweeps.space sweeps.study units",
-    "cli_slurm": "exits launch.doctor launch.profile launch.slurm record sweeps.space",
+    "cli_slurm": "exits launch.doctor launch.plan launch.profile launch.slurm record sweeps.space",
     "cli_status": "cli_slurm errors exits launch.commands launch.control launch.manifest"
     " launch.plan launch.profile launch.queue launch.reproduce launch.standing record",
     "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"

@@ -19,7 +19,7 @@ from nfbench.errors import UsageError
 from nfbench.units import duration
 
 from .local import Outcome, launch
-from .plan import DONE, FAILED, STALE, Job, plan, to_run
+from .plan import DONE, FAILED, STALE, Job, machine_words, plan, to_run
 
 
 def reproduce(
@@ -63,8 +63,7 @@ def reproduce(
     if dry_run:
         return True
     options = ["--device", device, "--threads", str(threads), "--no-bar"]
-    options += [*["--compile"] * compile, *["--shard"] * shard]
-    options += ["--wandb", wandb] if wandb != "auto" else []
+    options += machine_words(compile=compile, shard=shard, wandb=wandb)
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)
     stale = [job.name for job in planned if job.state == STALE]
