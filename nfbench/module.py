@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nfbench.density import DensityModel
 from nfbench.flat import flatten, tie_gradients
 from nfbench.gradient import Gradient
+from nfbench.matmul import matmul_precision
 from nfbench.metrics import Summary, summarize
 from nfbench.nfe import NfeMeter, meter_of
 from nfbench.objectives import Objective
@@ -58,6 +59,7 @@ class DensityModule(pl.LightningModule):
         weight_decay: L2 penalty on all parameters, added to the gradient.
         clip_norm: largest norm of the gradient, or None.
         ema_decay: decay of a moving average of the weights, evaluated in their place, or None.
+        matmul_precision: torch's, of float32 matrices in training.
         shard: each of several processes keeps the optimizer's state of its part of the weights.
         compile: compile the gradient of the objective (costs seconds to minutes at the start).
         seed: of everything random in training and evaluation.
@@ -82,6 +84,7 @@ class DensityModule(pl.LightningModule):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
+        matmul_precision: str = "highest",
         shard: bool = False,
         compile: bool = False,
         seed: int = 0,
@@ -97,6 +100,7 @@ class DensityModule(pl.LightningModule):
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.adam_betas, self.adam_eps = (0.9, adam_beta2), adam_eps
         self.clip_norm, self.ema_decay, self.seed = clip_norm, ema_decay, seed
+        self.matmul_precision = matmul_precision
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradient = Gradient(model, objective, self.trained, compile=compile)
         self.sharded, self.shard = shard, None
@@ -178,7 +182,8 @@ class DensityModule(pl.LightningModule):
         self.weights.grad.zero_()
         beta = self.schedule.beta(self.step)
         weight = () if beta == 1 else (torch.full((), beta, device=x.device),)
-        loss = self.gradient.add(self.weights, x, context, *weight, backward=backward)
+        with matmul_precision(self.matmul_precision):
+            loss = self.gradient.add(self.weights, x, context, *weight, backward=backward)
         average(self.weights.grad)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)

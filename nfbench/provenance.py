@@ -59,9 +59,12 @@ def device_name(device: torch.device) -> str:
 
 
 def precision(experiment: Experiment) -> str:
-    """In what a run trains: the flow always in float32, its nets perhaps in less."""
+    """In what a run trains: the flow always in float32, its nets or their products in less."""
     nets = experiment.flow.get("net_dtype", "float32")
-    return "float32" if nets == "float32" else f"float32, nets in {nets}"
+    products = experiment.training.matmul_precision
+    less = [] if nets == "float32" else [f"nets in {nets}"]
+    less += [] if products == "highest" else [f"matmul precision {products}"]
+    return ", ".join(["float32", *less])
 
 
 def peak_memory_bytes(device: torch.device) -> int:

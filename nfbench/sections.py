@@ -70,6 +70,9 @@ class Training:
     `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
     improvement, `chunk` the optimizer steps between two chunk ends; `decay_per_epoch` is that of
     the exponential schedule; `weight_decay` is added to the gradient (L2), not decoupled from it.
+    `matmul_precision` is that of products of float32 matrices in training steps, and nowhere else:
+    `high` and `medium` let processors that have units for it round the factors to TensorFloat32 or
+    bfloat16, and add up in float32.
     The test likelihood of discrete data is that of one draw of noise; with more `importance_draws`
     also the log of their mean likelihood, a tighter bound. The weights are those of the penalties
     of `regularized_likelihood`; `free_bits` is the part of each group's divergence from the prior,
@@ -106,6 +109,7 @@ class Training:
     plateau_patience: int = 10
     clip_norm: float | None = None
     ema_decay: float | None = None
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     chunk: int = 64
     eval_batch_size: int = 8192
     importance_draws: int = 1

@@ -173,6 +173,7 @@ def build_module(
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             ema_decay=training.ema_decay,
+            matmul_precision=training.matmul_precision,
             compile=compile,
             shard=shard,
             seed=experiment.seed,

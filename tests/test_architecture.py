@@ -136,9 +136,10 @@ TORCH = {
     "data.base": "data data.augment data.batches errors schedule seeds",
     "nfe": "density errors processes transforms",
     "gradient": "density flat nets objectives transforms",
+    "matmul": "",
     "shard": "processes",
-    "module": "density flat gradient metrics nfe objectives processes schedule seeds selection"
-    " shard",
+    "module": "density flat gradient matmul metrics nfe objectives processes schedule seeds"
+    " selection shard",
     "callbacks": "checkpoint config curve errors metrics module nfe processes record signals",
     "provenance": "config module world",
     "audit": "density distributions flows transforms vae",

@@ -245,6 +245,29 @@ def test_an_unknown_optimizer_is_refused() -> None:
         DensityModule(Location(), maximum_likelihood, CONSTANT, Selection(), optimizer="sgd")
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_training_steps_alone_multiply_matrices_in_less(precision: str) -> None:
+    trained, evaluated = [], []
+
+    class Watched(Location):
+        def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            (evaluated if not self.training else trained).append(get())
+            return super().log_prob(x, context)
+
+    get = torch.get_float32_matmul_precision
+    fit(Watched(), normal_rows(), CONSTANT, matmul_precision=precision)
+    assert (set(trained), set(evaluated), get()) == ({precision}, {"highest"}, "highest")
+
+
+def test_the_precision_of_products_is_put_back_when_a_step_fails() -> None:
+    def broken(model: nn.Module, *arguments: object) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(Location(), normal_rows(), CONSTANT, objective=broken, matmul_precision="medium")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_flat_parameters_keep_their_values_and_share_the_vector() -> None:
     model = maf()
     before, parameters = weights(model), list(model.parameters())

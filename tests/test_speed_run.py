@@ -32,7 +32,12 @@ HALF = {
     },
     "preprocess": {"dequantize": "uniform", "logit": 0.05},
     "data": {"batch_size": 20},
-    "training": {"max_steps": 2, "validate_every": 2, "chunk": 1},
+    "training": {
+        "max_steps": 2,
+        "validate_every": 2,
+        "chunk": 1,
+        "matmul_precision": "medium",
+    },
     "cells": {"digits": {}},
 }
 EXTRA = """
@@ -160,10 +165,10 @@ def test_where_nothing_is_trained_no_training_is_timed(root: Path) -> None:
 def test_nets_that_train_in_less_are_told_apart_from_what_is_evaluated(tmp_path: Path) -> None:
     root = write_table(tmp_path, half=HALF)
     found = run(load("tiny/half", "digits", root=root), root=root, device="cpu")
-    assert found.provenance["precision"] == "float32, nets in bfloat16"
+    assert found.provenance["precision"] == "float32, nets in bfloat16, matmul precision medium"
     speeds = measure_run("tiny/half/digits", root=root, device="cpu").speed
     assert speeds["precision"] == "float32"
-    assert speeds["training_precision"] == "float32, nets in bfloat16"
+    assert speeds["training_precision"] == "float32, nets in bfloat16, matmul precision medium"
 
 
 @pytest.mark.usefixtures("brief")
