@@ -1,0 +1,106 @@
+"""A training step as it is, compiled, in less precision, and of three seeds at once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Comparison, Pace, command, interleave
+from nfbench.build import build_model
+from nfbench.config import Experiment, load
+from nfbench.data import DATA
+from nfbench.flat import flatten, padded, tie_gradients
+from nfbench.gradient import Loss
+from nfbench.machine import torch_device
+from nfbench.objectives.likelihood import maximum_likelihood
+from nfbench.training import build_module, build_schedule
+
+SEEDS = 3
+PLAIN, PACKED = "as it is", f"{SEEDS} seeds in one step, compiled"
+# What is timed: where it stands, and its batch if that is another.
+WORKLOADS = (
+    ("maf2017_table1/maf_5", "power", 100),
+    ("maf2017_table1/realnvp_10", "power", 100),
+    ("maf2017_table1/maf_10_bounded", "power", 512),
+    ("toy2d/planar", "rings", 512),
+    ("maf2017_table2/made", "mnist", 100),
+    ("maf2017_table2/made", "mnist", 500),
+)
+
+
+def rows(experiment: Experiment, *sizes: int) -> Tensor:
+    """Noise of the data's shape, grey levels where they are such."""
+    dataset = DATA[experiment.data.name]
+    if dataset.levels is not None:
+        return torch.randint(dataset.levels, (*sizes, *dataset.event_shape)).float()
+    return torch.randn(*sizes, *dataset.event_shape)
+
+
+def alone(experiment: Experiment, batch: int, *, compile: bool) -> Callable[[], object]:
+    """A step of one seed, as runs take them."""
+    model = build_model(experiment, DATA[experiment.data.name]).train()
+    module = build_module(experiment, model, build_schedule(experiment, 100), compile=compile)
+    optimizer = module.configure_optimizers()
+    tie_gradients(module.weights, module.trained)
+    x = rows(experiment, batch)
+    return lambda: module.optimize(optimizer, x)
+
+
+def together(experiment: Experiment, batch: int) -> Callable[[], object]:
+    """A step of several seeds, whose gradients are one batched computation."""
+    dataset = DATA[experiment.data.name]
+    models = [build_model(experiment, dataset).train() for _ in range(SEEDS)]
+    trained = [p for p in models[0].parameters() if p.requires_grad]
+    found = {p: f"model.{name}" for name, p in models[0].named_parameters()}
+    rooms = [padded(p) for p in trained]
+    loss = Loss(models[0], maximum_likelihood)
+
+    def value(weights: Tensor, x: Tensor) -> Tensor:
+        pieces = zip(trained, weights.split(rooms), strict=True)
+        named = {found[p]: piece[: p.numel()].view(p.shape) for p, piece in pieces}
+        return torch.func.functional_call(loss, named, (x, None))
+
+    stacked = torch.stack([flatten(list(each.parameters())).detach() for each in models])
+    weights = torch.nn.Parameter(stacked)
+    optimizer = torch.optim.Adam([weights], lr=1e-4, fused=True)
+    gradients = torch.vmap(torch.func.grad_and_value(value), randomness="different")
+    compiled = torch.no_grad()(torch.compile(gradients, dynamic=False))
+    x = rows(experiment, SEEDS, batch)
+
+    def step() -> None:
+        weights.grad, _ = compiled(weights, x)
+        optimizer.step()
+
+    return step
+
+
+def measure(row: str, cell: str, batch: int, quick: bool) -> Comparison:
+    """The ways to take a step of one cell, in turn."""
+    full = [f"data.batch_size={batch}"]
+    less = [*full, "training.matmul_precision=medium"]
+    own = load(row, cell, overrides=full)
+    torch._dynamo.reset()  # its limit of compilations is one for each function of ours
+    calls = {
+        PLAIN: alone(own, batch, compile=False),
+        "compiled": alone(own, batch, compile=True),
+        "medium precision": alone(load(row, cell, overrides=less), batch, compile=False),
+        "compiled, medium precision": alone(load(row, cell, overrides=less), batch, compile=True),
+    }
+    packed = together(own, batch)
+    pace = Pace.of(quick, rounds=15)
+    seconds = interleave(calls | {PACKED: packed}, pace)
+    seconds[PACKED] = [each / SEEDS for each in seconds[PACKED]]
+    dimensions = DATA[own.data.name].n_dims
+    title = f"{row}, {cell} (D = {dimensions}), batches of {batch}, one step of one seed"
+    remarks = {PACKED: f"a {SEEDS}rd of the time of a step of all; no gradient is clipped"}
+    return Comparison(title, PLAIN, "ms", seconds, remarks)
+
+
+def compare(quick: bool) -> list[Comparison]:
+    """Time each workload."""
+    torch_device("cpu")
+    return [measure(*workload, quick) for workload in WORKLOADS]
+
+
+if __name__ == "__main__":
+    command("compiled", "Cheaper training steps", compare)()
