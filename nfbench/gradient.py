@@ -27,7 +27,7 @@ class Gradient:
         model: what the objective is of.
         objective: (model, *arguments) -> scalar loss.
         trained: the parameters that the weights are made of.
-        compile: compile the gradient, or of a model that has one of its own, or that a batch
+        compile: compile the gradient, or of a model that has one of its own, or that every batch
             changes, or an ODE, the objective alone.
         backend: that of torch.compile.
     """
@@ -41,9 +41,10 @@ class Gradient:
         compile: bool = False,
         backend: str = "inductor",
     ) -> None:
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.plain = model, objective, objective
         self.compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
         self.is_proven = False
+        self.waiting = [part for part in model.modules() if isinstance(part, FirstBatch)]
         if compile:
             self.objective = torch.compile(objective, dynamic=False, backend=backend)
         if compile and is_function(model):
@@ -52,8 +53,12 @@ class Gradient:
     def add(
         self, weights: nn.Parameter, *arguments: Any, backward: Callable[[Tensor], None]
     ) -> Tensor:
-        """Add it to ``weights.grad``, by ``backward`` where it is autograd's; the loss."""
-        if self.compiled is not None:
+        """Add it to ``weights.grad``, by ``backward`` where it is autograd's; the loss.
+
+        What the first batch sets is waited for, and that batch is not compiled for.
+        """
+        self.waiting = [part for part in self.waiting if part.is_waiting]
+        if self.compiled is not None and not self.waiting:
             drawn = None if self.is_proven else random_state(weights.device)
             try:
                 gradient, loss = self.compiled(weights, *arguments)
@@ -67,7 +72,8 @@ class Gradient:
                 assert weights.grad is not None
                 weights.grad += gradient
                 return loss
-        loss = self.objective(self.model, *arguments)
+        objective = self.plain if self.waiting else self.objective
+        loss = objective(self.model, *arguments)
         backward(loss)
         return loss.detach()
 
@@ -85,12 +91,12 @@ class Loss(nn.Module):
 
 
 def is_function(model: nn.Module) -> bool:
-    """Whether the model's density changes nothing in training, as a function of its weights.
+    """Whether the density changes nothing in training, once a first batch has been seen.
 
     An ODE counts its evaluations, and a trial that fails would be counted too.
     """
     return not any(
-        isinstance(part, FirstBatch | ODE) or getattr(part, "keeps_running_statistics", False)
+        isinstance(part, ODE) or getattr(part, "keeps_running_statistics", False)
         for part in model.modules()
     )
 
