@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nfbench.density import DensityModel
 from nfbench.flat import padded
 from nfbench.nets.first_batch import FirstBatch
+from nfbench.nets.running import RunningStatistics
 from nfbench.objectives import Objective
 from nfbench.transforms.ode import ODE
 
@@ -95,10 +96,7 @@ def is_function(model: nn.Module) -> bool:
 
     An ODE counts its evaluations, and a trial that fails would be counted too.
     """
-    return not any(
-        isinstance(part, ODE) or getattr(part, "keeps_running_statistics", False)
-        for part in model.modules()
-    )
+    return not any(isinstance(part, ODE | RunningStatistics) for part in model.modules())
 
 
 def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

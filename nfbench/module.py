@@ -14,6 +14,7 @@ from nfbench.flat import flatten, tie_gradients
 from nfbench.gradient import Gradient
 from nfbench.matmul import matmul_precision
 from nfbench.metrics import Summary, summarize
+from nfbench.nets.running import running_statistics
 from nfbench.nfe import NfeMeter, meter_of
 from nfbench.objectives import Objective
 from nfbench.processes import average, gather_rows, place
@@ -107,12 +108,6 @@ class DensityModule(pl.LightningModule):
         self.step = 0
         self.improved = False
         self.summary: Summary | None = None
-        self.running = [
-            statistic
-            for part in model.modules()
-            if getattr(part, "keeps_running_statistics", False)
-            for statistic in part.buffers(recurse=False)
-        ]
         self.phase = VALIDATION
         self.parts: list[tuple[int, Tensor]] = []
         self.log_probs = torch.empty(0)  # of each row of the last evaluation
@@ -159,7 +154,7 @@ class DensityModule(pl.LightningModule):
         bad = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(bad):
             raise NonFiniteLossError(first + int(bad[0]), losses[bad[0]].item())
-        for statistic in self.running:
+        for statistic in running_statistics(self.model):
             average(statistic)
         if self.nfe is not None:
             self.nfe.end_chunk()

@@ -15,6 +15,7 @@ from nfbench.data.energies import Energy
 from nfbench.density import DensityModel
 from nfbench.errors import UsageError
 from nfbench.module import DensityModule
+from nfbench.nets.running import RunningStatistics
 from nfbench.objectives import CHECKS, CRITERIA, OBJECTIVES, Criterion, Objective
 from nfbench.record import find_root
 from nfbench.schedule import Schedule
@@ -147,7 +148,7 @@ def build_module(
     """
     training = experiment.training
     objective = build_objective(experiment, model, root)
-    running = any(getattr(m, "keeps_running_statistics", False) for m in model.modules())
+    running = any(isinstance(part, RunningStatistics) for part in model.modules())
     if running and training.ema_decay is not None:
         raise UsageError(
             f"{experiment.table}/{experiment.row}: training.ema_decay: expected null, as the "

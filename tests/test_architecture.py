@@ -138,7 +138,7 @@ TORCH = {
     "gradient": "density flat nets objectives transforms",
     "matmul": "",
     "shard": "processes",
-    "module": "density flat gradient matmul metrics nfe objectives processes schedule seeds"
+    "module": "density flat gradient matmul metrics nets nfe objectives processes schedule seeds"
     " selection shard",
     "callbacks": "checkpoint config curve errors metrics module nfe processes record signals",
     "provenance": "config module world",
@@ -151,8 +151,8 @@ TORCH = {
     "teacher": "checkpoint config density errors record",
     "build_vae": "config data distributions flows nets resnet_vae sections vae",
     "build": "build_vae config data data.base density errors flows sections transforms",
-    "training": "config data density errors module objectives record schedule sections selection"
-    " teacher",
+    "training": "config data density errors module nets objectives record schedule sections"
+    " selection teacher",
     "tracking.logger": "signals tracking.identity tracking.log_file tracking.mode",
     "tracking.session": "config errors exits figures imaging portrait provenance record signals"
     " tracking.identity tracking.log_file tracking.logger tracking.mode",

@@ -19,6 +19,7 @@ from nfbench.flows.flow import Flow
 from nfbench.machine import trainer
 from nfbench.metrics import summarize
 from nfbench.module import DensityModule, NonFiniteLossError
+from nfbench.nets.running import RunningStatistics, running_statistics
 from nfbench.objectives import maximum_likelihood
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
@@ -266,6 +267,29 @@ def test_the_precision_of_products_is_put_back_when_a_step_fails() -> None:
     with pytest.raises(ZeroDivisionError):
         fit(Location(), normal_rows(), CONSTANT, objective=broken, matmul_precision="medium")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_running_statistics_are_averaged_where_the_model_has_been_moved_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Buffers are other tensors after a move, as to a GPU."""
+    averaged = list[Tensor]()
+
+    def watched(tensor: Tensor) -> Tensor:
+        averaged.append(tensor)
+        return tensor
+
+    monkeypatch.setattr("nfbench.module.average", watched)
+    model = Location()
+    model.norm = RunningStatistics(2)
+    data = DataModule(normal_rows(), batch_size=20)
+    data.setup()
+    module = DensityModule(model, maximum_likelihood, CONSTANT, Selection())
+    module.to(torch.float64).to(torch.float32)
+    data.schedule, data.step = CONSTANT, lambda: module.step
+    trainer(CPU, []).fit(module, datamodule=data)
+    for statistic in running_statistics(model):
+        assert any(each is statistic for each in averaged)
 
 
 def test_flat_parameters_keep_their_values_and_share_the_vector() -> None:

@@ -4,6 +4,7 @@ from torch import nn
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.nets.first_batch import FirstBatch
+from nfbench.nets.running import RunningStatistics
 from nfbench.transforms.base import Transform
 from nfbench.transforms.whiten import Whiten
 
@@ -45,7 +46,7 @@ def obstacle(module: nn.Module) -> str | None:
             "which starts from the first batch of data; realnvp with batch_norm=false, or nsf, "
             "has couplings without"
         )
-    running = getattr(module, "keeps_running_statistics", False)
+    running = isinstance(module, RunningStatistics)
     calibrated = isinstance(module, Transform) and (
         module.needs_calibration or not module.inverts_in_training
     )

@@ -4,27 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .running import RunningStatistics
+
 MOMENTUM = 0.1
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(RunningStatistics):
     """``g (x - mean) / sqrt(var + eps) + b`` for each channel of images (B, C, H, W).
 
     In training mean and variance are the minibatch's, and running ones follow at a rate of 0.1;
     these are used in evaluation. Without ``gain`` g is 1.
     """
 
-    keeps_running_statistics = True
-    mean: Tensor
-    var: Tensor
-
     def __init__(self, channels: int, *, eps: float, gain: bool = True) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.eps = eps
         self.gain = nn.Parameter(torch.ones(channels)) if gain else None
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (B, C, H, W)."""

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from nfbench.nets.running import RunningStatistics
+
 from .base import Transform
 
 
-class RunningNorm(Transform):
+class RunningNorm(RunningStatistics, Transform):
     """``z = (x - mean) / sqrt(var + eps)`` where p is 1, and ``z = x`` where it is 0.
 
     log_det = -1/2 sum over p = 1 of log(var + eps). Mean and variance (ddof 0) of each channel are
@@ -21,19 +23,14 @@ class RunningNorm(Transform):
     """
 
     inverts_in_training = False
-    keeps_running_statistics = True
-    mean: Tensor
-    var: Tensor
     mapped: Tensor
 
     def __init__(
         self, channels: int, mapped: Tensor, *, eps: float = 1e-4, rate: float = 0.1
     ) -> None:
-        super().__init__()
+        super().__init__(channels, 1, 1)
         self.eps, self.rate = eps, rate
         self.register_buffer("mapped", mapped.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("var", torch.ones(channels, 1, 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalize images (B, C, H, W)."""
