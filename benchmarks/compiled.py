@@ -92,7 +92,7 @@ def measure(row: str, cell: str, batch: int, quick: bool) -> Comparison:
     seconds[PACKED] = [each / SEEDS for each in seconds[PACKED]]
     dimensions = DATA[own.data.name].n_dims
     title = f"{row}, {cell} (D = {dimensions}), batches of {batch}, one step of one seed"
-    remarks = {PACKED: f"a {SEEDS}rd of the time of a step of all; no gradient is clipped"}
+    remarks = {PACKED: f"a third of the time of a step of all; no gradient is clipped"}
     return Comparison(title, PLAIN, "ms", seconds, remarks)
 
 
