@@ -46,11 +46,16 @@ def alone(experiment: Experiment, batch: int, *, compile: bool) -> Callable[[], 
     return lambda: module.optimize(optimizer, x)
 
 
+def weights_of(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What is trained."""
+    return [each for each in model.parameters() if each.requires_grad]
+
+
 def together(experiment: Experiment, batch: int) -> Callable[[], object]:
     """A step of several seeds, whose gradients are one batched computation."""
     dataset = DATA[experiment.data.name]
     models = [build_model(experiment, dataset).train() for _ in range(SEEDS)]
-    trained = [p for p in models[0].parameters() if p.requires_grad]
+    trained = weights_of(models[0])
     found = {p: f"model.{name}" for name, p in models[0].named_parameters()}
     rooms = [padded(p) for p in trained]
     loss = Loss(models[0], maximum_likelihood)
@@ -60,9 +65,16 @@ def together(experiment: Experiment, batch: int) -> Callable[[], object]:
         named = {found[p]: piece[: p.numel()].view(p.shape) for p, piece in pieces}
         return torch.func.functional_call(loss, named, (x, None))
 
-    stacked = torch.stack([flatten(list(each.parameters())).detach() for each in models])
+    stacked = torch.stack([flatten(weights_of(each)).detach() for each in models])
     weights = torch.nn.Parameter(stacked)
-    optimizer = torch.optim.Adam([weights], lr=1e-4, fused=True)
+    training = experiment.training
+    optimizer = torch.optim.Adam(
+        [weights],
+        lr=training.learning_rate,
+        eps=training.adam_eps,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
     gradients = torch.vmap(torch.func.grad_and_value(value), randomness="different")
     compiled = torch.no_grad()(torch.compile(gradients, dynamic=False))
     x = rows(experiment, SEEDS, batch)
@@ -92,7 +104,7 @@ def measure(row: str, cell: str, batch: int, quick: bool) -> Comparison:
     seconds[PACKED] = [each / SEEDS for each in seconds[PACKED]]
     dimensions = DATA[own.data.name].n_dims
     title = f"{row}, {cell} (D = {dimensions}), batches of {batch}, one step of one seed"
-    remarks = {PACKED: f"a third of the time of a step of all; no gradient is clipped"}
+    remarks = {PACKED: "a third of the time of a step of all; no gradient is clipped"}
     return Comparison(title, PLAIN, "ms", seconds, remarks)
 
 

@@ -88,7 +88,7 @@ def describe(
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory_bytes(module.device),
         "compiled": module.compiled,
-        "command": shlex.join(experiment.command),
+        "command": shlex.join([*experiment.command, *module.options]),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

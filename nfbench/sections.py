@@ -70,9 +70,9 @@ class Training:
     `validate_every` counts optimizer steps (null: one epoch), `patience` validations without
     improvement, `chunk` the optimizer steps between two chunk ends; `decay_per_epoch` is that of
     the exponential schedule; `weight_decay` is added to the gradient (L2), not decoupled from it.
-    `matmul_precision` is that of products of float32 matrices in training steps, and nowhere else:
-    `high` and `medium` let processors that have units for it round the factors to TensorFloat32 or
-    bfloat16, and add up in float32.
+    `matmul_precision` is that of products of float32 matrices in training steps, and nowhere else,
+    of flows whose conditioners alone have such: `medium` rounds the factors to bfloat16 on CPUs
+    that have units for it, `medium` and `high` to TensorFloat32 on GPUs; sums are in float32.
     The test likelihood of discrete data is that of one draw of noise; with more `importance_draws`
     also the log of their mean likelihood, a tighter bound. The weights are those of the penalties
     of `regularized_likelihood`; `free_bits` is the part of each group's divergence from the prior,

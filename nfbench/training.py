@@ -22,6 +22,7 @@ from nfbench.schedule import Schedule
 from nfbench.sections import Training
 from nfbench.selection import Selection
 from nfbench.teacher import load_teacher
+from nfbench.transforms.base import Transform
 
 
 def build_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
@@ -155,6 +156,7 @@ def build_module(
             "running statistics of this flow are not those of averaged weights; got "
             f"{training.ema_decay}"
         )
+    check_precision(experiment, model)
     plateau = training.schedule == "plateau"
     selection = Selection(
         patience=training.patience,
@@ -181,3 +183,19 @@ def build_module(
         )
     except ValueError as error:
         raise UsageError(f"{experiment.table}/{experiment.row}: {error}") from error
+
+
+def check_precision(experiment: Experiment, model: DensityModel) -> None:
+    """Check that products of less precision are those of conditioners alone.
+
+    Raises:
+        UsageError: if the flow multiplies data by matrices itself, whose log-determinants and
+            inverses would be of others, or an ODE's solver would take rounding for its error.
+    """
+    precision = experiment.training.matmul_precision
+    own = [part for part in model.modules() if isinstance(part, Transform) and part.multiplies]
+    if own and precision != "highest":
+        raise UsageError(
+            f"{experiment.table}/{experiment.row}: training.matmul_precision: expected highest, "
+            f"as {type(own[0]).__name__} multiplies data by matrices of its own; got {precision!r}"
+        )

@@ -152,7 +152,7 @@ TORCH = {
     "build_vae": "config data distributions flows nets resnet_vae sections vae",
     "build": "build_vae config data data.base density errors flows sections transforms",
     "training": "config data density errors module nets objectives record schedule sections"
-    " selection teacher",
+    " selection teacher transforms",
     "tracking.logger": "signals tracking.identity tracking.log_file tracking.mode",
     "tracking.session": "config errors exits figures imaging portrait provenance record signals"
     " tracking.identity tracking.log_file tracking.logger tracking.mode",

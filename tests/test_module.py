@@ -1,18 +1,23 @@
 """Training by chunks of a flat vector is what a plain loop does; evaluation leaves it alone."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from harness import CPU, Location, Rows, fit, normal_rows
+from harness import CPU, Location, Rows, fit, normal_rows, write_table
 from torch import Tensor, nn
 
 from nfbench import checkpoint
+from nfbench.build import build_model
+from nfbench.config import load
+from nfbench.data import DATA
 from nfbench.data.base import DataModule
 from nfbench.data.batches import BatchOrder
+from nfbench.errors import UsageError
 from nfbench.flat import flatten, tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
@@ -23,6 +28,7 @@ from nfbench.nets.running import RunningStatistics, running_statistics
 from nfbench.objectives import maximum_likelihood
 from nfbench.schedule import Schedule
 from nfbench.selection import Selection
+from nfbench.training import build_module, build_schedule
 
 SCHEDULE = Schedule(10, 40, 10, 4, learning_rate=0.01, shape="cosine", warmup_steps=5)
 CONSTANT = Schedule(10, 40, 10, 4, learning_rate=0.01)
@@ -258,6 +264,36 @@ def test_training_steps_alone_multiply_matrices_in_less(precision: str) -> None:
     get = torch.get_float32_matmul_precision
     fit(Watched(), normal_rows(), CONSTANT, matmul_precision=precision)
     assert (set(trained), set(evaluated), get()) == ({precision}, {"highest"}, "highest")
+
+
+@pytest.mark.parametrize(
+    ("flow", "culprit"),
+    [
+        ({"name": "maf", "layers": 2}, None),
+        ({"name": "realnvp", "layers": 2}, None),
+        ({"name": "nsf", "kind": "autoregressive", "layers": 1}, "LULinear"),
+        ({"name": "nice", "mixing": "orthogonal"}, "Orthogonal"),
+        ({"name": "sylvester", "layers": 1}, "Sylvester"),
+        ({"name": "ffjord", "hidden": [8]}, "ODE"),
+    ],
+)
+def test_a_flow_that_multiplies_matrices_itself_is_not_trained_in_less(
+    flow: dict[str, Any], culprit: str | None, tmp_path: Path
+) -> None:
+    training = {"max_steps": 1, "matmul_precision": "medium"}
+    row = {"title": "Row", "flow": flow, "training": training, "cells": {"pinwheel": {}}}
+    experiment = load("tiny/row", "pinwheel", root=write_table(tmp_path, row=row))
+    model = build_model(experiment, DATA["pinwheel"])
+    with nullcontext() if culprit is None else pytest.raises(UsageError, match=culprit):
+        build_module(experiment, model, build_schedule(experiment, 10))
+
+
+def test_the_command_of_a_run_tells_how_it_computed() -> None:
+    module = DensityModule(
+        Location(), maximum_likelihood, CONSTANT, Selection(), compile=True, shard=True
+    )
+    assert module.options == ["--compile", "--shard"]
+    assert fit(Location(), normal_rows(), CONSTANT).options == []
 
 
 def test_the_precision_of_products_is_put_back_when_a_step_fails() -> None:

@@ -19,6 +19,7 @@ class Transform(nn.Module, ABC):
 
     likelihood: str = "exact"
     inverts_in_training: bool = True  # what takes statistics from the batch does not
+    multiplies: bool = False  # matrices by data, which training must not round
     # Evaluations of networks that wait for each other, data -> noise and noise -> data.
     passes: int = 0
     inverse_passes: int = 0

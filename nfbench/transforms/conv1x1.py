@@ -21,6 +21,7 @@ class Conv1x1(Transform):
         ValueError: if ``factors`` is neither.
     """
 
+    multiplies = True
     permutation: Tensor
     sign: Tensor
 
@@ -72,6 +73,8 @@ class NormalizedConv1x1(Transform):
 
     log_det = H W (sum_c s_c + log|det W|). The norm is set by the first batch, as ``ActNorm``.
     """
+
+    multiplies = True
 
     def __init__(
         self, channels: int, *, factors: Literal["full", "lu"] = "full", rate: float = 1.0

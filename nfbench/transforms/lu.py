@@ -16,6 +16,8 @@ class LULinear(Transform):
     ``Permute``). Both factors lie in one matrix, a on its diagonal.
     """
 
+    multiplies = True
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.factors = nn.Parameter(torch.zeros(features, features))

@@ -65,6 +65,7 @@ class ODE(Transform):
         OdeError: when called, if the equation cannot be integrated.
     """
 
+    multiplies = True
     sqrt_T: Tensor  # noqa: N815  (as in the equations)
 
     def __init__(

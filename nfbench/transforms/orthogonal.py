@@ -13,6 +13,7 @@ class Orthogonal(Transform):
     uniform over the orthogonal group and part of the state.
     """
 
+    multiplies = True
     matrix: Tensor
 
     def __init__(self, features: int) -> None:

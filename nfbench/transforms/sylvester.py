@@ -36,6 +36,8 @@ class Sylvester(Transform):
             null for a kind that has no choice.
     """
 
+    multiplies = True
+
     def __init__(
         self,
         features: int,
