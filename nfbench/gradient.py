@@ -47,6 +47,8 @@ class Gradient:
         self.is_proven = False
         self.waiting = [part for part in model.modules() if isinstance(part, FirstBatch)]
         if compile:
+            # Torch compiles the same code eight times and no more; a sweep trains more models.
+            torch.compiler.reset()
             self.objective = torch.compile(objective, dynamic=False, backend=backend)
         if compile and is_function(model):
             self.compiled = compile_gradient(model, objective, trained, backend=backend)

@@ -136,3 +136,21 @@ def test_a_vain_attempt_draws_nothing() -> None:
     assert gradient.compiled is None
     torch.manual_seed(1)
     torch.testing.assert_close(loss, noisy(flow, x, None).detach())
+
+
+def test_a_process_may_compile_for_more_models_than_torch_would() -> None:
+    """The trials of a sweep, say: torch stops at eight, and what is left to functorch is slow."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        compiled.append(n)
+        return graph.forward
+
+    for n in range(10):
+        flow = model("maf", 3, layers=1, hidden=[4 + n])
+        trained = list(flow.parameters())
+        weights = flatten(trained)
+        tie_gradients(weights, trained)
+        gradient = Gradient(flow, maximum_likelihood, trained, compile=True, backend=backend)
+        gradient.add(weights, torch.randn(5, 3), None, backward=never)
+    assert set(compiled) == set(range(10))
