@@ -58,7 +58,7 @@ def color_of(entry: Entry) -> str:
 
 def fill(axis: Axes, column: Column, entries: Sequence[Entry]) -> None:
     """A column's rows from above: the gap, its error, each seed, and the paper's own error."""
-    reaches = [abs(entry.gap or 0.0) + (entry.points or 0.0) for entry in entries]
+    reaches = [reach(entry, column) for entry in entries]
     far = FAR * median_low(reaches)
     limit = 1.1 * max(reach for reach in reaches if reach <= far) or 1.0
     axis.set_xlim(-limit, limit)
@@ -71,6 +71,19 @@ def fill(axis: Axes, column: Column, entries: Sequence[Entry]) -> None:
     axis.set_xlabel(f"ours less the paper's, {column.unit}", fontsize=LABEL)
     axis.set_title(f"{column.heading} ({column.direction} is better)", fontsize=TITLE)
     axis.spines[:].set(color=FRAME, linewidth=0.5)
+
+
+def seeds_of(entry: Entry, column: Column) -> list[float]:
+    """The gap of each seed."""
+    reported = entry.experiment.reported
+    assert reported is not None
+    return [metric(record, column.metric) - reported.value for record in entry.records]
+
+
+def reach(entry: Entry, column: Column) -> float:
+    """How far from zero a row is drawn: the gap with its error, and every seed."""
+    assert entry.gap is not None
+    return max(abs(entry.gap) + (entry.points or 0.0), *map(abs, seeds_of(entry, column)))
 
 
 def row(axis: Axes, y: int, entry: Entry, column: Column, *, inside: bool) -> None:
@@ -88,7 +101,7 @@ def row(axis: Axes, y: int, entry: Entry, column: Column, *, inside: bool) -> No
         return
     axis.errorbar(entry.gap, y, xerr=entry.points, fmt="o", color=color, markersize=4, capsize=2)
     if entry.n_seeds > 1:
-        seeds = [metric(record, column.metric) - reported.value for record in entry.records]
+        seeds = seeds_of(entry, column)
         axis.plot(seeds, [y + 0.22] * len(seeds), "|", color=color, markersize=4)
 
 

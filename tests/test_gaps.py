@@ -39,6 +39,12 @@ def test_points_errors_and_seeds_stand_at_the_gap(root: Path) -> None:  # noqa: 
     assert "0.15 (0.14)" in [text.get_text() for text in axis.texts]
 
 
+def test_every_seed_is_within_the_panel(root: Path) -> None:  # noqa: F811
+    for seed, value in enumerate((0.14, 0.15, 0.4)):
+        record.write(make(root, "maf_5", "moons", seed=seed, value=value), root)
+    assert panel(root, "moons").get_xlim()[1] > 0.26
+
+
 def test_what_is_far_off_does_not_hide_the_rest(root: Path) -> None:  # noqa: F811
     file = root / "experiments" / "small" / "gaussian.yaml"
     published = "moons: {reported: {value: 0.2, source: Table 1}}"
