@@ -3,15 +3,16 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import Comparison, Pace, command, interleave
 from nfbench.build import build_model
 from nfbench.config import Experiment, load
 from nfbench.data import DATA
-from nfbench.flat import flatten, padded, tie_gradients
-from nfbench.gradient import Loss
+from nfbench.flat import flatten, tie_gradients
+from nfbench.gradient import loss_of_weights
 from nfbench.machine import torch_device
+from nfbench.module import DensityModule
 from nfbench.objectives.likelihood import maximum_likelihood
 from nfbench.training import build_module, build_schedule
 
@@ -36,51 +37,41 @@ def rows(experiment: Experiment, *sizes: int) -> Tensor:
     return torch.randn(*sizes, *dataset.event_shape)
 
 
+def module_of(experiment: Experiment, *, compile: bool = False) -> DensityModule:
+    """A module with fresh weights."""
+    model = build_model(experiment, DATA[experiment.data.name]).train()
+    return build_module(experiment, model, build_schedule(experiment, 100), compile=compile)
+
+
 def alone(experiment: Experiment, batch: int, *, compile: bool) -> Callable[[], object]:
     """A step of one seed, as runs take them."""
-    model = build_model(experiment, DATA[experiment.data.name]).train()
-    module = build_module(experiment, model, build_schedule(experiment, 100), compile=compile)
+    module = module_of(experiment, compile=compile)
     optimizer = module.configure_optimizers()
     tie_gradients(module.weights, module.trained)
     x = rows(experiment, batch)
     return lambda: module.optimize(optimizer, x)
 
 
-def weights_of(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """What is trained."""
-    return [each for each in model.parameters() if each.requires_grad]
-
-
 def together(experiment: Experiment, batch: int) -> Callable[[], object]:
     """A step of several seeds, whose gradients are one batched computation."""
-    dataset = DATA[experiment.data.name]
-    models = [build_model(experiment, dataset).train() for _ in range(SEEDS)]
-    trained = weights_of(models[0])
-    found = {p: f"model.{name}" for name, p in models[0].named_parameters()}
-    rooms = [padded(p) for p in trained]
-    loss = Loss(models[0], maximum_likelihood)
-
-    def value(weights: Tensor, x: Tensor) -> Tensor:
-        pieces = zip(trained, weights.split(rooms), strict=True)
-        named = {found[p]: piece[: p.numel()].view(p.shape) for p, piece in pieces}
-        return torch.func.functional_call(loss, named, (x, None))
-
-    stacked = torch.stack([flatten(weights_of(each)).detach() for each in models])
-    weights = torch.nn.Parameter(stacked)
-    training = experiment.training
+    modules = [module_of(experiment) for _ in range(SEEDS)]
+    first = modules[0]
+    loss = loss_of_weights(first.model, maximum_likelihood, first.trained)
+    weights = nn.Parameter(torch.stack([flatten(each.trained).detach() for each in modules]))
     optimizer = torch.optim.Adam(
         [weights],
-        lr=training.learning_rate,
-        eps=training.adam_eps,
-        weight_decay=training.weight_decay,
+        lr=first.schedule.learning_rate,
+        betas=first.adam_betas,
+        eps=first.adam_eps,
+        weight_decay=first.weight_decay,
         fused=True,
     )
-    gradients = torch.vmap(torch.func.grad_and_value(value), randomness="different")
+    gradients = torch.vmap(torch.func.grad_and_value(loss), (0, 0, None), randomness="different")
     compiled = torch.no_grad()(torch.compile(gradients, dynamic=False))
     x = rows(experiment, SEEDS, batch)
 
     def step() -> None:
-        weights.grad, _ = compiled(weights, x)
+        weights.grad, _ = compiled(weights, x, None)
         optimizer.step()
 
     return step
@@ -91,7 +82,6 @@ def measure(row: str, cell: str, batch: int, quick: bool) -> Comparison:
     full = [f"data.batch_size={batch}"]
     less = [*full, "training.matmul_precision=medium"]
     own = load(row, cell, overrides=full)
-    torch._dynamo.reset()  # its limit of compilations is one for each function of ours
     calls = {
         PLAIN: alone(own, batch, compile=False),
         "compiled": alone(own, batch, compile=True),

@@ -60,7 +60,7 @@ def fill(axis: Axes, column: Column, entries: Sequence[Entry]) -> None:
     """A column's rows from above: the gap, its error, each seed, and the paper's own error."""
     reaches = [reach(entry, column) for entry in entries]
     far = FAR * median_low(reaches)
-    limit = 1.1 * max(reach for reach in reaches if reach <= far) or 1.0
+    limit = 1.1 * max(each for each in reaches if each <= far) or 1.0
     axis.set_xlim(-limit, limit)
     for y, entry in enumerate(entries):
         row(axis, y, entry, column, inside=reaches[y] <= far)

@@ -127,6 +127,14 @@ def compile_gradient(
         Exception: if torch.func cannot differentiate the model, which has a gradient of its own
             (RuntimeError), say, or asks what is a parameter (AttributeError).
     """
+    gradient = torch.func.grad_and_value(loss_of_weights(model, objective, trained))
+    return torch.no_grad()(torch.compile(gradient, dynamic=False, backend=backend))
+
+
+def loss_of_weights(
+    model: nn.Module, objective: Callable[..., Tensor], trained: Sequence[nn.Parameter]
+) -> Callable[..., Tensor]:
+    """``L(w, *arguments)`` of an objective L and the trained parameters as one vector w."""
     found = {parameter: f"model.{name}" for name, parameter in model.named_parameters()}
     names = [found[parameter] for parameter in trained]
     # Taken now, so that a call need not look at the parameters themselves.
@@ -142,5 +150,4 @@ def compile_gradient(
         result: Tensor = torch.func.functional_call(loss, parameters, arguments)
         return result
 
-    compiled = torch.compile(torch.func.grad_and_value(value), dynamic=False, backend=backend)
-    return torch.no_grad()(compiled)
+    return value
