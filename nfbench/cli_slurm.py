@@ -74,7 +74,7 @@ def send_table(
     **wanted: Any,
 ) -> None:
     """Submit what is missing of a table, and say what was sent."""
-    from nfbench.launch.plan import machine_words
+    from nfbench.config import machine_words
     from nfbench.launch.profile import load_profile
     from nfbench.launch.slurm import submit_table
 

@@ -81,6 +81,12 @@ class Experiment:
         return config_hash(self.config())
 
 
+def machine_words(*, compile: bool, shard: bool, wandb: str = "auto") -> list[str]:
+    """The options of `nfbench run` on how to compute, device and threads aside."""
+    flags = [*["--compile"] * compile, *["--shard"] * shard]
+    return [*flags, *(["--wandb", wandb] if wandb != "auto" else [])]
+
+
 def restore(identity: dict[str, Any]) -> Experiment:
     """The experiment that a checkpoint or a record says it is of; what is newer has its default.
 

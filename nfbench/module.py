@@ -115,12 +115,6 @@ class DensityModule(pl.LightningModule):
         self.average: Tensor | None = None
         self.optimizer_state: dict[str, Any] | None = None
 
-    @property
-    def options(self) -> list[str]:
-        """The words of the command line for how it computes."""
-        chosen = {"--compile": self.compiled, "--shard": self.sharded}
-        return [word for word, is_chosen in chosen.items() if is_chosen]
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all weights as one vector, with the state of the run it continues."""
         self.weights = flatten(self.trained)

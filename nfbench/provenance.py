@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nfbench import __version__
-from nfbench.config import Experiment
+from nfbench.config import Experiment, machine_words
 from nfbench.module import DensityModule
 from nfbench.world import world
 
@@ -79,6 +79,7 @@ def describe(
     experiment: Experiment, module: DensityModule, started: datetime, seconds: float
 ) -> dict[str, Any]:
     """The section of a record on how it was made, less the commit."""
+    words = machine_words(compile=module.compiled, shard=module.sharded)
     return {
         "versions": versions(),
         "device": device_name(module.device),
@@ -88,7 +89,7 @@ def describe(
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory_bytes(module.device),
         "compiled": module.compiled,
-        "command": shlex.join([*experiment.command, *module.options]),
+        "command": shlex.join([*experiment.command, *words]),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -169,7 +169,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " vae",
     "launch.estimate": "build config costs data flat machine module provenance schedule speed"
     " training units",
-    "launch.reproduce": "data errors launch.estimate launch.local launch.plan plots record"
+    "launch.reproduce": "config data errors launch.estimate launch.local launch.plan plots record"
     " rendering tables units",
     "launch.costs": "build catalog checkpoint config costs data errors exits launch.apart"
     " launch.estimate launch.local launch.plan launch.reproduce machine provenance record",
@@ -187,7 +187,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " sweeps.study sweeps.trial",
     "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
     " sweeps.space sweeps.study units",
-    "cli_slurm": "exits launch.doctor launch.plan launch.profile launch.slurm record sweeps.space",
+    "cli_slurm": "config exits launch.doctor launch.profile launch.slurm record sweeps.space",
     "cli_status": "cli_slurm errors exits launch.commands launch.control launch.manifest"
     " launch.plan launch.profile launch.queue launch.reproduce launch.standing record",
     "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"

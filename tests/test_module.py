@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from harness import CPU, Location, Rows, fit, normal_rows, write_table
 from torch import Tensor, nn
 
-from nfbench import checkpoint
+from nfbench import checkpoint, provenance
 from nfbench.build import build_model
 from nfbench.config import load
 from nfbench.data import DATA
@@ -288,12 +289,20 @@ def test_a_flow_that_multiplies_matrices_itself_is_not_trained_in_less(
         build_module(experiment, model, build_schedule(experiment, 10))
 
 
-def test_the_command_of_a_run_tells_how_it_computed() -> None:
-    module = DensityModule(
+def test_the_command_of_a_run_tells_how_it_computed(tmp_path: Path) -> None:
+    flow, training = {"name": "maf", "layers": 2}, {"max_steps": 1}
+    row = {"title": "Row", "flow": flow, "training": training, "cells": {"pinwheel": {}}}
+    experiment = load("tiny/row", "pinwheel", root=write_table(tmp_path, row=row))
+    plain = fit(Location(), normal_rows(), CONSTANT)
+    other = DensityModule(
         Location(), maximum_likelihood, CONSTANT, Selection(), compile=True, shard=True
     )
-    assert module.options == ["--compile", "--shard"]
-    assert fit(Location(), normal_rows(), CONSTANT).options == []
+    commands = [
+        provenance.describe(experiment, module, datetime.now(UTC), 0.0)["command"]
+        for module in (plain, other)
+    ]
+    words = "nfbench run tiny/row pinwheel --seed 0"
+    assert commands == [words, f"{words} --compile --shard"]
 
 
 def test_the_precision_of_products_is_put_back_when_a_step_fails() -> None:

@@ -101,9 +101,3 @@ def state(experiment: Experiment, root: Path) -> str:
         if found.status == "done":
             return STALE
     return STARTED if (record.run_dir(experiment, root) / "last.pt").exists() else MISSING
-
-
-def machine_words(*, compile: bool, shard: bool, wandb: str) -> list[str]:
-    """The options of `nfbench run` on how to compute, device and threads aside."""
-    flags = [*["--compile"] * compile, *["--shard"] * shard]
-    return [*flags, *(["--wandb", wandb] if wandb != "auto" else [])]

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nfbench import plots, record, rendering, tables
+from nfbench.config import machine_words
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
 from nfbench.units import duration
 
 from .local import Outcome, launch
-from .plan import DONE, FAILED, STALE, Job, machine_words, plan, to_run
+from .plan import DONE, FAILED, STALE, Job, plan, to_run
 
 
 def reproduce(
