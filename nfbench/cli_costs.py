@@ -35,8 +35,8 @@ def costs(
     """Render results/costs.md: what each table costs on each device, and what runs did cost.
 
     With --measure first time a few steps and an evaluation of every cell on random data of the
-    right shape, so that no data set is needed, and extrapolate to one run. Each cell has a process
-    of its own, one after another; one that fails is told with its reason, and stops nothing. What
+    right shape, so that no data set is needed, and extrapolate to one run. It is done in a process
+    apart, one cell after another; one that fails is told with its reason, and stops nothing. What
     is found is kept in results/costs/, a file for each device. Ctrl-C keeps what is there, and the
     same command goes on: with the cells that are missing, then with those that failed.
 

@@ -17,11 +17,11 @@ from nfbench.rendering import compare
 from nfbench.units import duration, memory
 
 MEANING = f"""\
-- Extrapolated: on random data of the shape and the kind of the real ones, in a process of its own
-  for each cell, up to {TIMED} optimizer steps of the row's batch size are timed, after {WARM_UP}
-  that are not, and as many evaluations of a batch; fewer where they take seconds. The medians are
-  multiplied by the steps of one run, and by the rows of its validations and its test. Starting,
-  reading data, audits and pictures are left out.
+- Extrapolated: on random data of the shape and the kind of the real ones, in a process apart, on a
+  CPU in a new one for each cell, up to {TIMED} optimizer steps of the row's batch size are timed,
+  after {WARM_UP} that are not, and as many evaluations of a batch; fewer where they take seconds.
+  The medians are multiplied by the steps of one run, and by the rows of its validations and its
+  test. Starting, reading data, audits and pictures are left out.
 - Solving an ODE takes more evaluations the longer it is trained, so the times of continuous flows
   are lower bounds.
 - ≥: some cells end by early stopping alone; they count the soonest end, patience + 1 validations.

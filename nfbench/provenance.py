@@ -1,5 +1,6 @@
 """Where a result comes from: commit, versions, machine, cost."""
 
+import gc
 import platform
 import resource
 import shlex
@@ -73,6 +74,14 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count the most memory held from here on, on the accelerator; a process cannot."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def describe(

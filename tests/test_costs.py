@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from nfbench.cli import main
 from nfbench.config import load
 from nfbench.costs import Timing, settings_hash
 from nfbench.errors import UsageError
-from nfbench.launch.apart import ApartError, call_apart
-from nfbench.launch.costs import measure
+from nfbench.launch.apart import ApartError, Worker
+from nfbench.launch.costs import Bench, measure
 from nfbench.units import duration, memory
 
 PATIENT = changed(MAF, training={"max_steps": None, "validate_every": None, "patience": 4})
@@ -245,11 +246,8 @@ def test_a_cell_that_takes_too_long_is_given_up(nfbench: Nfbench, root: Path) ->
 
 
 def test_a_call_apart_ends_alone(tmp_path: Path) -> None:
-    def call(target: Callable[..., Any], *arguments: object) -> Any:
-        preload = "nfbench.launch.estimate"
-        log = tmp_path / "log.txt"
-        return call_apart(target, *arguments, seconds=20, log=log, preload=preload)
-
+    worker = Worker(log=tmp_path / "log.txt", preload="nfbench.launch.estimate")
+    call = partial(worker.call, seconds=20)
     assert call(math.sqrt, 9) == 3
     with pytest.raises(ApartError, match="its process was ended by SIGKILL"):
         call(kill_itself)
@@ -258,6 +256,33 @@ def test_a_call_apart_ends_alone(tmp_path: Path) -> None:
     with pytest.raises(ApartError, match="ZeroDivisionError: "):
         call(divmod, 1, 0)
     assert "Traceback" in (tmp_path / "log.txt").read_text()
+    worker.end()
+
+
+def test_a_worker_answers_until_a_call_breaks_it(tmp_path: Path) -> None:
+    worker = Worker(log=tmp_path / "log.txt", preload="nfbench.launch.estimate")
+    first = worker.call(os.getpid, seconds=20)
+    assert worker.call(os.getpid, seconds=20) == first
+    with pytest.raises(ApartError, match=r"no end in 0\.1 s"):
+        worker.call(time.sleep, 5, seconds=0.1)
+    assert worker.call(os.getpid, seconds=20) not in (first, os.getpid())
+    worker.end()
+    worker.end()  # of what has ended already
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_each_cell_has_a_process_of_its_own_where_memory_is_that_of_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bench = Bench(root, "cpu", 1, 60.0)
+    bench.here["kind"] = kind
+    seen = [bench.worker.call(os.getpid, seconds=20)]
+    experiment = load("tiny/maf", "pinwheel", root=root)
+    for _ in range(2):
+        assert bench.cost(experiment).timing
+        seen.append(bench.worker.call(os.getpid, seconds=20))
+    assert len(set(seen)) == (3 if kind == "cpu" else 1)
+    bench.worker.end()
 
 
 def kill_itself() -> None:

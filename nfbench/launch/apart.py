@@ -1,4 +1,4 @@
-"""A call in a process of its own: a crash, or too much memory or time, ends that call alone.
+"""Calls in a process of their own: a crash, or too much memory or time, ends that call alone.
 
 Imports no torch itself.
 """
@@ -9,7 +9,9 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +25,85 @@ class ApartError(UsageError):
     """A call that has no result, and why."""
 
 
-def call_apart(
-    call: Callable[..., Any], *arguments: object, seconds: float, log: Path, preload: str
-) -> Any:
-    """The result of a call, from a process that has imported a module already.
+class Worker:
+    """A process that answers calls, one after another; what one call breaks, ends it alone.
 
-    It is forked from a server that has done so once, which takes milliseconds instead of seconds.
-    What the process prints is added to a log.
-
-    Raises:
-        ApartError: it raised an error, ended without an answer, or gave none in so many seconds.
+    It is forked from a server that has imported a module already, which takes milliseconds instead
+    of seconds. What it prints is added to a log. A call that fails ends the process, and the next
+    one starts another.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=answer, args=(theirs, log, call, arguments), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(seconds):
-            raise ApartError(f"no end in {seconds:g} s")
-        good, value = ours.recv()
-    except EOFError:
-        process.join()
-        raise ApartError(f"its process {ending(process.exitcode or 0)}") from None
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    if not good:
-        raise ApartError(value)
-    return value
+
+    def __init__(self, *, log: Path, preload: str) -> None:
+        self.log, self.preload = log, preload
+        self.running: tuple[BaseProcess, Connection] | None = None
+
+    def call(self, call: Callable[..., Any], *arguments: object, seconds: float) -> Any:
+        """The result of a call.
+
+        Raises:
+            ApartError: it raised an error, ended without an answer, or gave none in so many
+                seconds.
+        """
+        process, pipe = self.running = self.running or self.start()
+        good = False
+        try:
+            pipe.send((call, arguments))
+            if not pipe.poll(seconds):
+                raise ApartError(f"no end in {seconds:g} s")
+            good, value = pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            process.join()
+            raise ApartError(f"its process {ending(process.exitcode or 0)}") from None
+        finally:
+            if not good:
+                self.end()
+        if not good:
+            raise ApartError(value)
+        return value
+
+    def start(self) -> tuple[BaseProcess, Connection]:
+        """A process and the pipe to it."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([self.preload])
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, self.log), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self.running:
+            process, pipe = self.running
+            process.kill()
+            process.join()
+            pipe.close()
+        self.running = None
 
 
-def answer(pipe: Connection, log: Path, call: Callable[..., Any], arguments: Any) -> None:
-    """Make the call and send what it gave, or in words why it gave nothing."""
+def serve(pipe: Connection, log: Path) -> None:
+    """Answer calls until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides what a Ctrl-C means
     threading.Thread(target=follow, daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    with suppress(EOFError):
+        while True:
+            call, arguments = pipe.recv()
+            pipe.send(answer(call, arguments))
+
+
+def answer(call: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
+    """What a call gives, or in words why it gives nothing."""
     try:
-        pipe.send((True, call(*arguments)))
+        return True, call(*arguments)
     except UsageError as error:
-        pipe.send((False, str(error)))
+        return False, str(error)
     except Exception as error:
         traceback.print_exc()
-        pipe.send((False, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]))
+        return False, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
 
 
 def follow() -> None:

@@ -1,4 +1,4 @@
-"""measure(tables): a short measurement of every cell, one process after another.
+"""measure(tables): a short measurement of every cell, one after another.
 
 Imports no torch itself.
 """
@@ -22,7 +22,7 @@ from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.exits import INTERRUPTED
 
-from .apart import ApartError, call_apart
+from .apart import ApartError, Worker
 from .local import stopping
 from .plan import check_names
 from .reproduce import bar_of_cells
@@ -32,7 +32,11 @@ START_UP = 300.0  # seconds for a process to say where it is
 
 @dataclass(frozen=True)
 class Bench:
-    """Where cells are measured: a device, CPU threads, and at most ``limit`` seconds for each."""
+    """Where cells are measured: a device, CPU threads, and at most ``limit`` seconds for each.
+
+    A GPU tells the memory of each cell alone; on a CPU it is that of a process, so each cell has
+    one of its own.
+    """
 
     root: Path
     device: str
@@ -47,7 +51,13 @@ class Bench:
     @cached_property
     def here(self) -> dict[str, Any]:
         """The device, the versions and the commit; `UsageError` if there is no such device."""
-        return cast(dict[str, Any], self.apart(describe, self.device, self.root, seconds=START_UP))
+        found = self.worker.call(describe, self.device, self.root, seconds=START_UP)
+        return cast(dict[str, Any], found)
+
+    @cached_property
+    def worker(self) -> Worker:
+        """The process that measures, and has imported what that needs."""
+        return Worker(log=self.log, preload="nfbench.launch.estimate")
 
     @property
     def path(self) -> Path:
@@ -55,10 +65,12 @@ class Bench:
         return path_of(self.here["device"], self.threads, self.root)
 
     def cost(self, experiment: Experiment) -> Cost:
-        """Measure a cell in a process of its own, or say why it has no number."""
+        """Measure a cell, or say why it has no number."""
         found: dict[str, Any] = {"timing": None, "failure": None}
+        if self.here["kind"] == "cpu":
+            self.worker.end()
         try:
-            found["timing"] = self.apart(
+            found["timing"] = self.worker.call(
                 time_stand_in, experiment, self.device, self.threads, seconds=self.limit
             )
         except ApartError as error:
@@ -66,11 +78,6 @@ class Bench:
         origin = {key: self.here[key] for key in ("git", "dirty", "versions")}
         origin["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
         return Cost(settings=settings_hash(experiment.config()), provenance=origin, **found)
-
-    def apart(self, call: Any, *arguments: object, seconds: float) -> Any:
-        """The result of a call in a process that has imported what a measurement needs."""
-        preload = "nfbench.launch.estimate"
-        return call_apart(call, *arguments, seconds=seconds, log=self.log, preload=preload)
 
 
 def measure(
@@ -147,12 +154,18 @@ def to_measure(jobs: dict[str, Experiment], known: Costs) -> Iterator[str]:
 
 
 def describe(device: str, root: Path) -> dict[str, Any]:
-    """The device's name, and what numbers of today depend on."""
+    """The device's name and kind, and what numbers of today depend on."""
     from nfbench import provenance
     from nfbench.machine import torch_device
 
-    name = provenance.device_name(torch_device(device))
-    return {"device": name, "versions": provenance.versions(), **provenance.commit(root)}
+    place = torch_device(device)
+    name, kind = provenance.device_name(place), place.type
+    return {
+        "device": name,
+        "kind": kind,
+        "versions": provenance.versions(),
+        **provenance.commit(root),
+    }
 
 
 def time_stand_in(experiment: Experiment, device: str, threads: int) -> Timing:

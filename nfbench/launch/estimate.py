@@ -16,13 +16,13 @@ from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
 from nfbench.machine import torch_device
 from nfbench.module import DensityModule
-from nfbench.provenance import peak_memory_bytes
+from nfbench.provenance import peak_memory_bytes, reset_peak_memory
 from nfbench.schedule import Schedule
 from nfbench.speed import clock
 from nfbench.training import build_module, build_schedule
 from nfbench.units import duration
 
-LONG = 5.0  # seconds after which no further call is timed
+LONG = 2.0  # seconds after which no further call is timed
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ def estimate(experiment: Experiment, *, device: str = "auto", threads: int = 1) 
 def time_cell(experiment: Experiment, *, device: str, threads: int) -> Timing:
     """Time a few training steps and a batch of evaluation on random data.
 
-    The data have the shape and the kind of the real ones. The memory is the most that this process
-    has held until the steps were done.
+    The data have the shape and the kind of the real ones. The memory is the most that was held
+    until the steps were done: on a GPU from here on, on a CPU by this process at any time.
 
     Raises:
         UsageError: if the experiment cannot be built, or there is no such device.
     """
     torch.set_num_threads(threads)
     place = torch_device(device)
+    reset_peak_memory(place)
     dataset, size = DATA[experiment.data.name], experiment.data.batch_size
     n_train, n_val, n_test = dataset.sizes
     schedule = build_schedule(experiment, max(1, n_train // size))
