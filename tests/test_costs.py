@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from harness import GAUSSIAN, MAF, changed, finished_runs, write_table
 
@@ -21,6 +23,7 @@ from nfbench.cli import main
 from nfbench.config import load
 from nfbench.costs import Timing, settings_hash
 from nfbench.errors import UsageError
+from nfbench.launch import estimate
 from nfbench.launch.apart import ApartError, Worker
 from nfbench.launch.costs import Bench, measure
 from nfbench.units import duration, memory
@@ -243,6 +246,28 @@ def test_a_cell_that_takes_too_long_is_given_up(nfbench: Nfbench, root: Path) ->
     assert "tiny/slow/pinwheel: no end in 0.2 s" in shown.output
     page = (root / "results/costs.md").read_text()
     assert "- tiny/slow/pinwheel: no end in 0.2 s" in page
+
+
+def test_a_density_is_timed_on_as_many_rows_as_are_not_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a device where a call takes 50 ms, and a row 0.1 ms."""
+    sizes: list[int] = []
+
+    def seconds(call: Any, device: torch.device) -> float:
+        sizes.append(len(call.args[0]))
+        return 0.05 + 1e-4 * sizes[-1]
+
+    monkeypatch.setattr(estimate, "clock", seconds)
+    module = SimpleNamespace(model=torch.nn.Module())
+    module.model.log_prob = len
+    found = estimate.seconds_per_row(cast(Any, module), torch.zeros(8000, 2), 100)
+    assert found == pytest.approx(0.05 / 8000 + 1e-4)
+    assert sorted(set(sizes)) == [100, 400, 1600, 6400, 8000]
+    sizes.clear()
+    found = estimate.seconds_per_row(cast(Any, module), torch.zeros(80000, 2), 100)
+    assert found == pytest.approx(0.05 / 6400 + 1e-4)
+    assert max(sizes) == 6400
 
 
 def test_a_call_apart_ends_alone(tmp_path: Path) -> None:

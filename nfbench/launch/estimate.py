@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -23,6 +24,7 @@ from nfbench.training import build_module, build_schedule
 from nfbench.units import duration
 
 LONG = 2.0  # seconds after which no further call is timed
+GROWTH = 4  # of the batch in evaluation, until all rows are in it or a call is long
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,24 @@ def time_steps(module: DensityModule, batch: Tensor, labels: Tensor | None) -> l
 
 @torch.no_grad()
 def seconds_per_row(module: DensityModule, rows: Tensor, size: int) -> float:
-    """Seconds of a density in evaluation: by a batch of all rows, or of ``size`` if that is long.
+    """Seconds of a density in evaluation: by a batch of all rows, or of as many as are not long.
 
-    Batches of that size have been seen in training, and take least time to try.
+    The batch grows from ``size``, which has been seen in training and takes least time to try: on
+    a GPU a small one takes as long as a large one, so a small one tells little.
     """
     model, place = module.model.eval(), rows.device
-    few = rows[:size]
-    time_few = clock(lambda: model.log_prob(few), place)
-    if time_few < LONG:  # else it is long enough to tell, warm or not
-        time_few = clock(lambda: model.log_prob(few), place)
-    if time_few * len(rows) / len(few) > LONG:
-        return time_few / len(few)
-    return median(time_calls(lambda: model.log_prob(rows), place)) / len(rows)
+    while size < len(rows):
+        seconds = second(partial(model.log_prob, rows[:size]), place)
+        if seconds * min(GROWTH, len(rows) / size) > LONG:
+            return seconds / size
+        size *= GROWTH
+    return median(time_calls(partial(model.log_prob, rows), place)) / len(rows)
+
+
+def second(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a second call, or of the first if that is long enough to tell, warm or not."""
+    seconds = clock(call, device)
+    return seconds if seconds > LONG else clock(call, device)
 
 
 def random_rows(event_shape: tuple[int, ...], levels: int | None, n: int) -> Tensor:
