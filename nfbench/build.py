@@ -64,6 +64,11 @@ def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
                 "training.importance_draws: continuous data have no noise to draw; expected 1, "
                 f"got {draws}"
             )
+        if draws > 1 and experiment.preprocess.dequantize == "uniform_once":
+            raise ValueError(
+                "training.importance_draws: each draw has the same noise by "
+                f"preprocess.dequantize 'uniform_once'; expected 1, got {draws}"
+            )
         if not parts:
             return model
         return Preprocessed(Compose(parts), model, importance_draws=draws)
@@ -119,15 +124,15 @@ def dequantization(settings: Preprocess, dataset: Dataset) -> list[Transform]:
         return []
     if kind == "none":
         raise ValueError(
-            f"preprocess.dequantize: discrete ({levels} values) data need 'uniform' or "
-            f"'variational', got {kind!r}"
+            f"preprocess.dequantize: discrete ({levels} values) data need 'uniform', "
+            f"'uniform_once' or 'variational', got {kind!r}"
         )
     parts: list[Transform] = []
     if settings.bits is not None:
         quantize = Quantize(levels, settings.bits)
         parts, levels = [quantize], quantize.levels
-    if kind == "uniform":
-        return [*parts, Dequantize(levels)]
+    if kind != "variational":
+        return [*parts, Dequantize(levels, once=kind == "uniform_once")]
     net = settings.dequantizer
     flow = noise_flow(
         dataset.event_shape,

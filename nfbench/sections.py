@@ -25,15 +25,16 @@ class Data:
 class Preprocess:
     """What stands between the data and the flow, in this order.
 
-    `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform, or
-    variational: learned by `dequantizer_layers` couplings with nets of `dequantizer_hidden`
-    channels, `conv` from normal noise or `gated` from the logit of uniform noise; `logit` is the
-    alpha of the logit transform, s = alpha + (1 - 2 alpha) x if it is symmetric, else
-    alpha + (1 - alpha) x; then `scale` multiplies, and `shift` is subtracted.
+    `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform,
+    `uniform_once` if a row has the same whenever it is seen, or variational: learned by
+    `dequantizer_layers` couplings with nets of `dequantizer_hidden` channels, `conv` from normal
+    noise or `gated` from the logit of uniform noise; `logit` is the alpha of the logit transform,
+    s = alpha + (1 - 2 alpha) x if it is symmetric, else alpha + (1 - alpha) x; then `scale`
+    multiplies, and `shift` is subtracted.
     """
 
     bits: int | None = None
-    dequantize: Literal["none", "uniform", "variational"] = "none"
+    dequantize: Literal["none", "uniform", "uniform_once", "variational"] = "none"
     dequantizer: Literal["conv", "gated"] = "conv"
     dequantizer_layers: int = 4
     dequantizer_hidden: int = 32

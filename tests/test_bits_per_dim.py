@@ -99,6 +99,13 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, override: str, 
         build_model(load("tiny/row", "pinwheel", 0, [override], root), DATA["pinwheel"])
 
 
+def test_several_draws_of_noise_that_is_drawn_once_are_refused(tmp_path: Path) -> None:
+    root = write_table(tmp_path, row=MAF | {"cells": {"digits": {}}})
+    overrides = ["preprocess.dequantize=uniform_once", "training.importance_draws=2"]
+    with pytest.raises(UsageError, match="each draw has the same noise"):
+        build_model(load("tiny/row", "digits", 0, overrides, root), DATA["digits"])
+
+
 DIGITS = changed(
     MAF,
     flow={"batch_norm": False},

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from oracles import close, randomize
 from torch import Tensor
@@ -23,6 +24,7 @@ from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.row_noise import row_noise
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -122,17 +124,65 @@ def test_noise_is_fresh_and_stays_in_its_cell() -> None:
     assert noise.mean().item() == pytest.approx(0.5, abs=4 * (12 * noise.numel()) ** -0.5)
 
 
+def test_a_row_dequantized_once_has_the_same_noise_whenever_it_is_seen() -> None:
+    x = images()
+    dequantize = Dequantize(256, once=True)
+    z = dequantize(x)[0]
+    assert torch.equal((z * 256).floor(), x.double())
+    order = torch.randperm(len(x))
+    assert torch.equal(dequantize(x[order])[0], z[order])
+    assert torch.equal(dequantize.eval()(x[2:3])[0], z[2:3])
+
+
+def test_noise_of_rows_is_uniform_and_independent_between_pixels() -> None:
+    u = row_noise(torch.randint(17, (4000, 64)).float())
+    assert scipy.stats.kstest(u.double().flatten().numpy(), "uniform").pvalue > 1e-4
+    assert 0 < u.min() < u.max() < 1
+    between = torch.corrcoef(u.T) - torch.eye(64)
+    assert between.abs().max() < 6 * 4000**-0.5
+
+
+@pytest.mark.parametrize("likeness", ["one pixel differs", "two are exchanged", "of one colour"])
+def test_noise_of_rows_that_are_alike_is_independent(likeness: str) -> None:
+    x = torch.randint(256, (500, 64)).float()
+    other = x.clone()
+    if likeness == "one pixel differs":
+        other[:, 5] = (other[:, 5] + 1) % 256
+    elif likeness == "two are exchanged":
+        x[:, 0] = (x[:, 1] + 1) % 256
+        other[:, [0, 1]] = x[:, [1, 0]]
+    else:
+        x = torch.arange(255.0)[:, None].repeat(1, 64)
+        other = x + 1
+    pair = torch.stack([row_noise(x).flatten(), row_noise(other).flatten()])
+    assert torch.corrcoef(pair)[0, 1].abs() < 5 * pair.shape[1] ** -0.5
+
+
+def test_noise_of_rows_is_that_of_splitmix64() -> None:
+    """By Python's integers, for a row whose hash is known by hand: that of zeros is 0."""
+    state, mask, found = 0, 2**64 - 1, []
+    for _ in range(8):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        found.append(((z ^ z >> 31) >> 41) + 0.5)
+    expected = torch.tensor([found], dtype=torch.float64) / 2**23
+    assert torch.equal(row_noise(torch.zeros(1, 8).double()), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_topmost_value_stays_below_one(dtype: torch.dtype) -> None:
-    z, _ = Dequantize(256)(torch.full((10_000, 64), 255, dtype=dtype))
-    assert z.dtype == dtype
-    assert z.max() < 1
+    x = torch.full((10_000, 64), 255, dtype=dtype)
+    for z in (Dequantize(256)(x)[0], Dequantize(256, once=True)(x)[0]):
+        assert z.dtype == dtype
+        assert z.max() < 1
 
 
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_noise_never_carries_an_integer_into_the_next_cell(levels: int) -> None:
+def test_noise_never_carries_an_integer_into_the_next_cell(levels: int, once: bool) -> None:
     x = torch.arange(levels, dtype=torch.float32).repeat(2_000_000 // levels, 1)
-    dequantize = Dequantize(levels)
+    dequantize = Dequantize(levels, once=once)
     assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x)
 
 
@@ -308,7 +358,7 @@ def test_pixels_on_an_interval_twice_as_long_have_half_the_density() -> None:
 @pytest.mark.parametrize(
     ("settings", "levels", "told"),
     [
-        (Preprocess(), 256, "discrete .256 values. data need 'uniform' or 'variational'"),
+        (Preprocess(), 256, "discrete .256 values. data need 'uniform', 'unif"),
         (Preprocess(dequantize="variational"), None, "continuous data need 'none'"),
         (Preprocess(bits=5), None, "bits: continuous data need null, got 5"),
         (Preprocess(logit=0.05), None, "logit: expected data in"),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Transform
+from .row_noise import row_noise
 
 
 class Dequantize(Transform):
@@ -14,21 +15,27 @@ class Dequantize(Transform):
     The log-likelihood of the integers is then bounded from below, in expectation over u (Theis et
     al. 2016, equation 2): a uniform base gives exactly log2(levels) bits per dimension. The
     inverse rounds down.
+
+    Args:
+        levels: the number of values that each integer can have.
+        once: u is the same whenever a row is seen, as if the data had been dequantized once,
+            before training; else it is drawn anew.
     """
 
     likelihood = "lower bound"
     anchor: Tensor
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, *, once: bool = False) -> None:
         super().__init__()
-        self.levels = levels
+        self.levels, self.once = levels, once
         # Integers have no floating-point type: the result takes that of the module.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Add fresh uniform noise to integers (B, *event) and scale to [0, 1)."""
+        """Add uniform noise to integers (B, *event) and scale to [0, 1)."""
         x = x if x.is_floating_point() else x.to(self.anchor.dtype)
-        z = into_cell(x, torch.rand_like(x), self.levels)
+        u = row_noise(x) if self.once else torch.rand_like(x)
+        z = into_cell(x, u, self.levels)
         return z, -log_volume(z, self.levels)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
