@@ -1,6 +1,6 @@
 """Tables: what stands in a table.yaml, and which rows and cells there are."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,7 @@ class Column:
     """A cell's column: its heading and metric, the table's unless it says otherwise.
 
     `equivalence`, in its unit, is the difference that is held to be none, however small the
-    errors are; `deviations` from the paper are those of all its cells.
+    errors are.
     """
 
     heading: str
@@ -42,7 +42,6 @@ class Column:
     direction: Literal["higher", "lower"]
     decimals: int = 2
     equivalence: float = 0.0
-    deviations: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nfbench.catalog import Table, load_table, table_names
+from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record, check_address, find_root
 from nfbench.seal import config_hash
@@ -162,7 +163,8 @@ def resolve(
     values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
     check_ranges(levels, values)
     notes = fill(Notes, file.only(NOTES), own.only(NOTES))
-    general = fill(Notes, file.only(NOTES))["deviations"] + table.columns[cell].deviations
+    data = DATA[values["data"]["name"]]
+    general = fill(Notes, file.only(NOTES))["deviations"] + [*data.deviations]
     experiment = Experiment(
         table=table.name,
         row=name,

@@ -10,6 +10,7 @@ import pytest
 
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load, same_settings
+from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.signatures import dataset_names, flow_names, flow_schema
 
@@ -80,12 +81,14 @@ def test_settings_are_plain_values_of_the_declared_types(edit: Edit) -> None:
     assert experiment.reported is not None and experiment.reported.value == 1.0
 
 
-def test_deviations_of_a_cell_add_to_those_of_its_row_and_column(edit: Edit) -> None:
-    assert load("maf_5", "power", root=edit()).deviations == ("one", "two")
+def test_deviations_of_a_cell_add_to_those_of_its_row_and_of_its_data(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load("maf_5", "digits", root=edit()).deviations == ("one",)
-    table = TABLE.replace("power: POWER", "power: {heading: POWER, deviations: [one, three]}")
-    assert load("maf_5", "power", root=edit(table=table)).deviations == ("one", "three", "two")
-    assert load("maf_5", "digits", root=edit(table=table)).deviations == ("one",)
+    monkeypatch.setitem(
+        DATA, "power", dataclasses.replace(DATA["power"], deviations=("one", "three"))
+    )
+    assert load("maf_5", "power", root=edit()).deviations == ("one", "three", "two")
 
 
 def test_hash_ignores_order_spelling_and_text_but_no_setting(edit: Edit) -> None:

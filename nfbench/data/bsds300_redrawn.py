@@ -71,6 +71,11 @@ class Bsds300Redrawn(Dataset):
         }
     )
 
+    deviations: tuple[str, ...] = (
+        "patches drawn anew from the images of BSDS300 by the published recipe, for training and "
+        "for testing, where the paper's are those of a published file",
+    )
+
     def read(self, root: Path, seed: int) -> Splits:
         """Draw train, val and test by the seed, each split (n, 63), float32.
 

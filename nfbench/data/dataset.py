@@ -113,7 +113,8 @@ class Dataset(ABC):
 
     A subclass provides `read`. `levels` is the number of values a dimension can take in discrete
     data, `n_classes` that of labels, `sources` stand in order of preference, and `known` maps a
-    source to the fingerprint that its splits have. Where it is `stochastic`, training images are
+    source to the fingerprint that its splits have; `deviations`, which stand beside its numbers,
+    say how it differs from what papers name so. Where it is `stochastic`, training images are
     probabilities k / 255, k in 0..255, from which each batch is drawn: of 0 and 1, `levels` 2.
     """
 
@@ -126,6 +127,7 @@ class Dataset(ABC):
     n_classes: int | None = None
     sources: tuple[Source, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
 
     density_known: ClassVar[bool] = False
 

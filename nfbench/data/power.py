@@ -61,6 +61,10 @@ class Power(Dataset):
             )
         }
     )
+    deviations: tuple[str, ...] = (
+        "the readings of the UCI archive, shuffled and with noise of their steps drawn anew, "
+        "unless the published file is at hand; the record names which",
+    )
 
     def read(self, root: Path, seed: int) -> Splits:
         """Shuffle, add noise, hold out and standardize, each split (n, 6), whatever the seed."""
