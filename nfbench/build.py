@@ -69,6 +69,11 @@ def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
                 "training.importance_draws: each draw has the same noise by "
                 f"preprocess.dequantize 'uniform_once'; expected 1, got {draws}"
             )
+        if experiment.data.augment and experiment.preprocess.dequantize == "uniform_once":
+            raise ValueError(
+                "data.augment: a changed image has other noise, so that preprocess.dequantize "
+                f"'uniform_once' would draw it anew; expected [], got {experiment.data.augment}"
+            )
         if not parts:
             return model
         return Preprocessed(Compose(parts), model, importance_draws=draws)

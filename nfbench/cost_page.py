@@ -19,14 +19,16 @@ from nfbench.units import duration, memory
 MEANING = f"""\
 - Extrapolated: on random data of the shape and the kind of the real ones, in a process apart, on a
   CPU in a new one for each cell, up to {TIMED} optimizer steps of the row's batch size are timed,
-  after {WARM_UP} that are not, and as many evaluations of a batch; fewer where they take seconds.
-  The medians are multiplied by the steps of one run, and by the rows of its validations and its
-  test. Starting, reading data, audits and pictures are left out.
+  after {WARM_UP} that are not, and as many evaluations of a batch; where they take seconds, fewer
+  after fewer, down to the second of two steps and to one evaluation. The medians are multiplied by
+  the steps of one run, and by the rows of its validations and its test. Starting, reading data,
+  audits and pictures are left out.
 - Solving an ODE takes more evaluations the longer it is trained, so the times of continuous flows
   are lower bounds.
 - ≥: some cells end by early stopping alone; they count the soonest end, patience + 1 validations.
   Those that end by early stopping or at a last step count all steps.
-- Memory: on a GPU the most that was allocated, of which torch's own context is no part; on a CPU
+- Memory: on a GPU the most that was allocated, of which the workspace of cuBLAS (tens of MiB) is a
+  part and torch's own context none; on a CPU
   the most that the process held, libraries included. That of a run is the most at any time, with
   the data and with evaluations in large batches; the other is that of training steps alone, on a
   CPU in a process that was forked and holds less of the libraries."""

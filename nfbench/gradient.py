@@ -1,7 +1,8 @@
 """The gradient of an objective, compiled if asked to as one function of all weights.
 
 Forward and backward pass then are one graph, where autograd would walk over a node for each
-operation and each parameter: steps of small nets in small batches take a half to two thirds of the time.
+operation and each parameter: steps of small nets in small batches take a half to two thirds of the
+time.
 """
 
 import logging

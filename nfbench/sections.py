@@ -26,11 +26,11 @@ class Preprocess:
     """What stands between the data and the flow, in this order.
 
     `bits` makes n-bit images of the data, whose likelihood is then meant; the noise is uniform,
-    `uniform_once` if a row has the same whenever it is seen, or variational: learned by
-    `dequantizer_layers` couplings with nets of `dequantizer_hidden` channels, `conv` from normal
-    noise or `gated` from the logit of uniform noise; `logit` is the alpha of the logit transform,
-    s = alpha + (1 - 2 alpha) x if it is symmetric, else alpha + (1 - alpha) x; then `scale`
-    multiplies, and `shift` is subtracted.
+    `uniform_once` if a row has the same whenever it is seen, by any seed, or variational: learned
+    by `dequantizer_layers` couplings with nets of `dequantizer_hidden` channels, `conv` from
+    normal noise or `gated` from the logit of uniform noise; `logit` is the alpha of the logit
+    transform, s = alpha + (1 - 2 alpha) x if it is symmetric, else alpha + (1 - alpha) x; then
+    `scale` multiplies, and `shift` is subtracted.
     """
 
     bits: int | None = None
@@ -119,7 +119,7 @@ class Training:
 @dataclass(frozen=True)
 class Notes:
     """What a row says of itself, and a cell in its stead; a cell's deviations add to those of its
-    row and of its column.
+    row and of its data set.
 
     No deviations: the paper's recipe. A reduced budget is never a reproduction.
     """

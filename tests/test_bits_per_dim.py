@@ -99,11 +99,31 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, override: str, 
         build_model(load("tiny/row", "pinwheel", 0, [override], root), DATA["pinwheel"])
 
 
-def test_several_draws_of_noise_that_is_drawn_once_are_refused(tmp_path: Path) -> None:
+ONCE = "preprocess.dequantize=uniform_once"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.importance_draws=2", "each draw has the same noise"),
+        ("data.augment=[shift]", "a changed image has other noise"),
+    ],
+)
+def test_noise_drawn_once_is_refused_where_it_would_be_drawn_again(
+    tmp_path: Path, override: str, told: str
+) -> None:
     root = write_table(tmp_path, row=MAF | {"cells": {"digits": {}}})
-    overrides = ["preprocess.dequantize=uniform_once", "training.importance_draws=2"]
-    with pytest.raises(UsageError, match="each draw has the same noise"):
-        build_model(load("tiny/row", "digits", 0, overrides, root), DATA["digits"])
+    with pytest.raises(UsageError, match=told):
+        build_model(load("tiny/row", "digits", 0, [ONCE, override], root), DATA["digits"])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_row_can_ask_for_noise_drawn_once(tmp_path: Path, once: bool) -> None:
+    root = write_table(tmp_path, row=MAF | {"cells": {"digits": {}}})
+    override = ONCE if once else "preprocess.dequantize=uniform"
+    model = build_model(load("tiny/row", "digits", 0, [override], root), DATA["digits"]).eval()
+    x = torch.randint(17, (3, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(model.log_prob(x), model.log_prob(x)) == once
 
 
 DIGITS = changed(

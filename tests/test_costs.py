@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -290,7 +291,14 @@ def test_a_worker_answers_until_a_call_breaks_it(tmp_path: Path) -> None:
     assert worker.call(os.getpid, seconds=20) == first
     with pytest.raises(ApartError, match=r"no end in 0\.1 s"):
         worker.call(time.sleep, 5, seconds=0.1)
-    assert worker.call(os.getpid, seconds=20) not in (first, os.getpid())
+    second = worker.call(os.getpid, seconds=20)
+    assert second not in (first, os.getpid())
+    os.kill(second, signal.SIGKILL)  # between two calls, which is no fault of either
+    assert worker.running
+    worker.running[0].join()
+    assert worker.call(os.getpid, seconds=20) not in (first, second)
+    with pytest.raises(ApartError, match="pickle"):
+        worker.call(threading.Lock, seconds=20)
     worker.end()
     worker.end()  # of what has ended already
 

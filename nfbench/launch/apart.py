@@ -44,6 +44,8 @@ class Worker:
             ApartError: it raised an error, ended without an answer, or gave none in so many
                 seconds.
         """
+        if self.running and not self.running[0].is_alive():  # ended by no call, but in between
+            self.end()
         process, pipe = self.running = self.running or self.start()
         good = False
         try:
@@ -91,19 +93,18 @@ def serve(pipe: Connection, log: Path) -> None:
             os.dup2(file.fileno(), stream)
     with suppress(EOFError):
         while True:
-            call, arguments = pipe.recv()
-            pipe.send(answer(call, arguments))
+            answer(pipe, *pipe.recv())
 
 
-def answer(call: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
-    """What a call gives, or in words why it gives nothing."""
+def answer(pipe: Connection, call: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    """Make the call and send what it gave, or in words why it gave nothing."""
     try:
-        return True, call(*arguments)
+        pipe.send((True, call(*arguments)))
     except UsageError as error:
-        return False, str(error)
+        pipe.send((False, str(error)))
     except Exception as error:
         traceback.print_exc()
-        return False, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        pipe.send((False, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]))
 
 
 def follow() -> None:

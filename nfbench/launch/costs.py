@@ -110,6 +110,8 @@ def measure(
     except KeyboardInterrupt:
         console.print("interrupted; what was measured is kept. The same command goes on.")
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        bench.worker.end()
     return all(known.cells[name].timing for name in jobs)
 
 
