@@ -85,7 +85,7 @@ class LatentVariableModel(DensityModel):
         if context is not None:
             raise ValueError("context: expected none, as this autoencoder is unconditional")
         if not self.training and x.is_floating_point():
-            check_finite(x)
+            check_finite(data=x)
         return self.terms(x).bound
 
 

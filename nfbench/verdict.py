@@ -28,13 +28,17 @@ class Audited:
     """What the audits of a cell's records found, the worst over the seeds.
 
     `log_det_error` is against autograd in float64 (none where that costs too much), `round_trip`
-    in float32, `passes` those of the networks for a density and for a sample.
+    in float32, `passes` those of the networks for a density and for a sample, `mass` the integral
+    of the density (of the plane alone) that is furthest from 1, `distance` that between the
+    log-likelihoods of samples and of data.
     """
 
     finding: str
     log_det_error: float | None = None
     round_trip: float | None = None
     passes: tuple[int, int] | None = None
+    mass: float | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,15 @@ def audited(records: Sequence[Record]) -> Audited:
         worst(audits, key) for key in ("log_det_error", "round_trip_error_float32")
     )
     finding = ", ".join(dict.fromkeys(faults)) or SOUND
-    return Audited(finding, log_det, round_trip, passes(records[0]))
+    masses = [audit["mass"] for audit in audits if audit.get("mass") is not None]
+    return Audited(
+        finding,
+        log_det,
+        round_trip,
+        passes(records[0]),
+        mass=max(masses, key=lambda mass: abs(mass - 1), default=None),
+        distance=worst(audits, "sample_calibration"),
+    )
 
 
 def passes(record: Record) -> tuple[int, int]:
@@ -173,11 +185,14 @@ def faults_of(audit: Mapping[str, Any], allowed: float) -> Iterator[str]:
         yield "mass off"
     if audit.get("non_finite_samples"):
         yield "samples not finite"
+    if "sample_calibration" not in audit:
+        yield "samples not looked at"
 
 
 def worst(audits: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """The largest value of some audits; none if it was not measured."""
-    return max((float(audit[key]) for audit in audits if audit[key] is not None), default=None)
+    found = [float(audit[key]) for audit in audits if audit.get(key) is not None]
+    return max(found, default=None)
 
 
 def compare(

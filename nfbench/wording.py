@@ -91,16 +91,21 @@ def further(entry: Entry, extra: Mapping[str, Extra], *, exact: bool = False) ->
 
 
 def checks(entry: Entry) -> dict[str, str]:
-    """The audit of an entry, heading -> text: its finding, its errors, and passes."""
+    """The audit of an entry, heading -> text: its finding, its errors, samples and passes."""
     found = entry.audited
     if found is None or found.passes is None:
-        return {"audit": found.finding if found else "", "errors": "", "passes": ""}
-    errors = [found.log_det_error, found.round_trip]
+        return {"audit": found.finding if found else "", "errors": "", "samples": "", "passes": ""}
     return {
         "audit": found.finding,
-        "errors": " / ".join("-" if error is None else f"{error:.0e}" for error in errors),
+        "errors": f"{measured(found.log_det_error, '.0e')} / {measured(found.round_trip, '.0e')}",
+        "samples": f"{measured(found.mass, '.3f')} / {measured(found.distance, '.2f')}",
         "passes": " / ".join(map(str, found.passes)),
     }
+
+
+def measured(value: float | None, form: str) -> str:
+    """A number in this form, or a dash."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def number(

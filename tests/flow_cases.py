@@ -32,15 +32,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nsf_autoregressive": ("nsf", {"kind": "autoregressive"}),
     "nsf_unconditional": ("nsf", {"unconditional": True}),
     "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
+    "nsf_affine": ("nsf", {"elementwise": "affine"}),
+    "nsf_affine_autoregressive": ("nsf", {"elementwise": "affine", "kind": "autoregressive"}),
     "iaf_gate": ("iaf", {"scale": "gate"}),
+    "glow_permutation": ("glow", {"mixing": "permutation"}),
+    "planar_sampling": ("planar", {"fast": "sampling"}),
+    "radial_sampling": ("radial", {"fast": "sampling"}),
+    "sylvester_householder": ("sylvester", {"kind": "householder"}),
+    "sylvester_triangular": ("sylvester", {"kind": "triangular"}),
 }
 NEEDS_TWO_DIMENSIONS = {
     "realnvp",
     "nice",
     "nice_gaussian_orthogonal",
     "glow",
+    "glow_permutation",
     "nsf",
     "nsf_unconditional",
+    "nsf_affine",
 }
 WITHOUT_GRADIENTS = {"gaussian", "identity"}
 IGNORES_CONTEXT = {"identity"}

@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
-from flow_cases import cases, context, random_flow, small
+from flow_cases import VECTORS, cases, context, random_flow, small
 from torch import Tensor, nn
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.distributions.made_mog import AutoregressiveMixture
+from nfbench.errors import FailedRunError
+from nfbench.evaluation import check
 from nfbench.flows.flow import Flow
 from nfbench.flows.maf import maf
 from nfbench.nets.made import MADE
@@ -20,6 +22,7 @@ ALL = cases(1, 2, 5)
 SIMPLE = cases(1, 3, contexts=(0,))
 HUGE = 1e4
 BOUNDED = ("tanh", "clamp")  # scales of affine maps that cannot overflow; other maps have none
+UNBOUNDED = {"made", "maf", "maf_mog", "iaf"}  # scales by default: the paper's
 TAIL = 6.0  # tail bound of the spline flows of these tests
 
 
@@ -91,6 +94,19 @@ def test_a_fresh_flow_gives_extreme_rows_a_number_in_float32(
     assert not log_prob.isnan().any()
     assert (log_prob < 100 * features).all()
     assert log_prob[3] > log_prob[0]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_flows_that_overflow_on_extreme_rows_by_default_are_known(name: str) -> None:
+    """Where a scale has no bound, and a net sees the row: a run that ends so names the row."""
+    flow = small(name, 5).eval()
+    x = torch.tensor([HUGE, -HUGE, 0.0])[torch.randint(3, (64, 5))]
+    log_prob = flow.log_prob(x).detach()
+    assert bool(log_prob.isfinite().all()) == (name not in UNBOUNDED)
+    if name in UNBOUNDED:
+        first = int((~log_prob.isfinite()).nonzero()[0])
+        with pytest.raises(FailedRunError, match=f"at row {first}"):
+            check("test", log_prob, 64, 0)
 
 
 SATURABLE = [case for case in ALL.args[1] if nets(small(*case.values))]

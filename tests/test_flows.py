@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -315,3 +316,14 @@ def test_a_row_that_is_not_finite_is_named(
     x[3, 1] = bad
     with pytest.raises(ValueError, match=r"1 of 5 rows, the first of them row 3"):
         random_flow(name, features, n_context).log_prob(x)
+
+
+@cases(3, contexts=(N_CONTEXT,))
+def test_a_row_whose_context_is_not_finite_is_named(
+    name: str, features: int, n_context: int
+) -> None:
+    flow, given = random_flow(name, features, n_context), torch.randn(5, n_context)
+    given[2, 0] = float("nan")
+    for call in (partial(flow.log_prob, torch.randn(5, features)), partial(flow.sample, 5)):
+        with pytest.raises(ValueError, match=r"context: .* 1 of 5 rows, the first of them row 2"):
+            call(given)

@@ -274,6 +274,7 @@ def test_markdown_shows_ours_beside_the_papers(root: Path) -> None:
         "likelihood": "exact",
         "audit": "not audited",
         "errors": "",
+        "samples": "",
         "passes": "",
         "notes": "1",
     }
@@ -313,7 +314,7 @@ def test_other_renderings_hold_the_same_cells(root: Path) -> None:
     assert "reproduced" in text and "Likelihood: exact." in text
 
 
-SOUND = {
+EARLY = {
     "log_det_error": 1e-14,
     "round_trip_error": 1e-13,
     "round_trip_error_float32": 2e-6,
@@ -321,6 +322,7 @@ SOUND = {
     "passes_per_sample": 30,
     "sample_log_prob_error": 1e-13,
 }
+SOUND = EARLY | {"sample_calibration": 0.02, "mass": None}
 
 
 @pytest.mark.parametrize("least", [-990.0, -5.0])
@@ -340,6 +342,7 @@ def test_a_mean_that_a_single_test_point_carries_is_marked(root: Path, least: fl
     ("audit", "finding", "errors"),
     [
         (SOUND, "ok", "1e-14 / 2e-06"),
+        (EARLY, "samples not looked at", "1e-14 / 2e-06"),
         (SOUND | {"log_det_error": None}, "log-det not measured", "- / 2e-06"),
         (SOUND | {"mass": 4.0}, "mass off", "1e-14 / 2e-06"),
         (SOUND | {"mass": 0.98}, "ok", "1e-14 / 2e-06"),
@@ -369,6 +372,14 @@ def test_the_worst_audit_of_the_seeds_is_shown(root: Path) -> None:
     assert [e.audited.log_det_error for e in tables.build("small", root).entries if e.audited] == [
         3e-9
     ]
+
+
+def test_mass_and_calibration_of_samples_are_shown_by_the_worst_of_the_seeds(root: Path) -> None:
+    for seed, (mass, distance) in enumerate([(1.001, 0.02), (0.97, 0.11), (1.01, None)]):
+        found = SOUND | {"mass": mass, "sample_calibration": distance}
+        record.write(replace(make(root, "maf_5", "moons", seed=seed), audit=found), root)
+    line = next(line for line in tables.lines(tables.build("small", root)) if line["audit"])
+    assert line["samples"] == "0.970 / 0.11"
 
 
 def test_check_passes_on_what_was_written_and_shows_what_differs(root: Path) -> None:

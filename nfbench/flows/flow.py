@@ -28,12 +28,12 @@ class Flow(DensityModel):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
         Raises:
-            ValueError: if flow or data are in half precision; in evaluation, if a row is not
-                finite; names the first.
+            ValueError: if flow or data are in half precision; in evaluation, if a row of data or
+                context is not finite; names the first.
         """
         check_precision(x, self)
-        if not self.training and not x.is_meta:
-            check_finite(x)
+        if not self.training:
+            check_finite(data=x, context=context)
         with without_autocast(x.device):
             z, log_det = self.transform(x, context)
             return self.base.log_prob(z, context) + log_det
@@ -46,8 +46,11 @@ class Flow(DensityModel):
         temperature of Glow (Kingma & Dhariwal 2018, section 6).
 
         Raises:
-            ValueError: if the base has no samples of this temperature.
+            ValueError: if the base has no samples of this temperature; in evaluation, if a row of
+                the context is not finite.
         """
+        if not self.training:
+            check_finite(context=context)
         with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
             noise = self.base.sample(n, context, temperature=temperature)
             return self.transform.generate(noise, context)
@@ -96,11 +99,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def check_finite(x: Tensor) -> None:
-    """Refuse data (B, *event) with NaN or infinity, and name the first such row."""
-    if not torch.isfinite(x).all():
+def check_finite(**inputs: Tensor | None) -> None:
+    """Refuse rows (B, ...) with NaN or infinity, and name the first of them."""
+    for what, x in inputs.items():
+        if x is None or x.is_meta or torch.isfinite(x).all():
+            continue
         bad = torch.nonzero(~torch.isfinite(x.flatten(1)).all(1)).flatten()
         raise ValueError(
-            f"data: expected finite values, got NaN or infinity in {len(bad)} of {len(x)} rows, "
+            f"{what}: expected finite values, got NaN or infinity in {len(bad)} of {len(x)} rows, "
             f"the first of them row {int(bad[0])}"
         )
