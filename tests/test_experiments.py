@@ -13,6 +13,7 @@ import nfbench
 from nfbench import rendering, tables
 from nfbench.catalog import load_table, table_names
 from nfbench.config import load
+from nfbench.flows import VECTOR_FLOWS
 
 ROOT = Path(nfbench.__file__).parents[1]
 FILES = sorted(
@@ -43,6 +44,17 @@ def test_every_row_is_listed_and_each_of_its_cells_loads(path: Path) -> None:
         assert experiment.title
         if table.paper.title and UNCONFIRMED not in experiment.deviations:
             assert experiment.reported is not None and experiment.reported.source
+
+
+def test_every_flow_of_vectors_is_tried_on_the_densities_of_the_plane() -> None:
+    """But for the one that learns nothing, and the one with a table of its own."""
+    table = load_table("toy2d", ROOT)
+    cells = [(row, cell) for row in table.rows for cell in table.cells(row)]
+    flows = {load(f"toy2d/{row}", cell, root=ROOT).flow["name"] for row, cell in cells}
+    assert flows == set(VECTOR_FLOWS) - {"identity", "ffjord"}
+    for flow in flows:
+        tried = {c for r, c in cells if load(f"toy2d/{r}", c, root=ROOT).flow["name"] == flow}
+        assert tried == set(table.columns)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
