@@ -77,6 +77,23 @@ def nflows_coupling(ours: Coupling) -> nn.Module:
     return nflows.transforms.AffineCouplingTransform(mapped.int(), lambda *_: net)
 
 
+class Shift(nn.Module):
+    """The shift that our additive coupling takes away, as the one that nflows adds, (B, d)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return -self.net(x, context)[0]
+
+
+def nflows_additive_coupling(ours: Coupling) -> nn.Module:
+    mapped = (torch.arange(D) < ours.n_first) == ours.swap
+    net = Shift(ours.conditioner)
+    return nflows.transforms.AdditiveCouplingTransform(mapped.int(), lambda *_: net)
+
+
 class SplineNet(nn.Module):
     """Our conditioner's parameters in the order of nflows: (B, D * (3K - 1)), slopes shifted."""
 

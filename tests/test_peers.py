@@ -22,6 +22,7 @@ from conversions import (
     PyroNet,
     Restated,
     inverse_softplus,
+    nflows_additive_coupling,
     nflows_autoregressive,
     nflows_batch_norm,
     nflows_coupling,
@@ -127,6 +128,18 @@ def test_realnvp_with_batch_norm_agrees_with_nflows() -> None:
     first = nflows.transforms.Permutation(permute.order)
     peer = nflows.transforms.CompositeTransform(
         [first, *(convert[type(part)](part) for part in rest)]
+    )
+    agree(flow.transform, peer.forward, peer.inverse)
+
+
+def test_nice_agrees_with_nflows() -> None:
+    flow = calibrated(FLOWS["nice"]([D], couplings=3, hidden=(16,)))
+    permute, *couplings, scaling = flow.transform.parts
+    first = nflows.transforms.Permutation(permute.order)
+    factors = scaling.log_scale.exp().detach()
+    last = nflows.transforms.PointwiseAffineTransform(scale=factors)
+    peer = nflows.transforms.CompositeTransform(
+        [first, *map(nflows_additive_coupling, couplings), last]
     )
     agree(flow.transform, peer.forward, peer.inverse)
 
