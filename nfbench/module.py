@@ -35,7 +35,7 @@ IMPORTANCE, LATENTS, DIVERGENCE = range(5, 8)
 
 
 class NonFiniteLossError(RuntimeError):
-    """A training loss that is NaN or infinite; names the step and the batch's rows."""
+    """A training loss that is NaN or infinite; names the step."""
 
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(f"loss is {loss} at step {step}")
