@@ -292,6 +292,19 @@ def test_residual_network_agrees_with_nflows() -> None:
     same(ours(x)[0], peer(x))
 
 
+def test_the_sylvester_map_of_pyro_is_no_oracle() -> None:
+    """It multiplies rows where the formula has columns: its log-det is not that of its map.
+
+    The day that this fails, compare ours with it.
+    """
+    peer = pyro.distributions.transforms.Sylvester(3, count_transforms=2)
+    randomize(peer)
+    x = torch.randn(3)
+    told = peer.log_abs_det_jacobian(x, peer._call(x))
+    jacobian = torch.autograd.functional.jacobian(peer._call, x)
+    assert (torch.linalg.slogdet(jacobian).logabsdet - told).abs() > 1e-3
+
+
 def test_a_difference_of_a_hundred_millionth_is_noticed() -> None:
     ours = autoregressive("exp")
     peer = nflows_autoregressive(ours)
