@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nfbench.catalog import Table, load_table, table_names
-from nfbench.data import DATA
 from nfbench.errors import UsageError
 from nfbench.record import Record, check_address, find_root
 from nfbench.seal import config_hash
@@ -163,8 +162,7 @@ def resolve(
     values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
     check_ranges(levels, values)
     notes = fill(Notes, file.only(NOTES), own.only(NOTES))
-    data = DATA[values["data"]["name"]]
-    general = fill(Notes, file.only(NOTES))["deviations"] + [*data.deviations]
+    general = fill(Notes, file.only(NOTES))["deviations"] + of_data(values["data"]["name"])
     experiment = Experiment(
         table=table.name,
         row=name,
@@ -178,6 +176,13 @@ def resolve(
     )
     check_address(experiment)
     return experiment
+
+
+def of_data(name: str) -> list[str]:
+    """The deviations of a data set from the published one."""
+    from nfbench.data import DATA  # imports numpy, which a command's help need not wait for
+
+    return [*DATA[name].deviations]
 
 
 def check_ranges(levels: Sequence[Level], values: dict[str, dict[str, Any]]) -> None:

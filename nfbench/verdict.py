@@ -29,8 +29,7 @@ class Audited:
 
     `log_det_error` is against autograd in float64 (none where that costs too much), `round_trip`
     in float32, `passes` those of the networks for a density and for a sample, `mass` the integral
-    of the density (of the plane alone) that is furthest from 1, `distance` that between the
-    log-likelihoods of samples and of data.
+    of a density of the plane, `distance` that of the samples' log-likelihoods from the data's.
     """
 
     finding: str
@@ -143,14 +142,9 @@ def audited(records: Sequence[Record]) -> Audited:
     )
     finding = ", ".join(dict.fromkeys(faults)) or SOUND
     masses = [audit["mass"] for audit in audits if audit.get("mass") is not None]
-    return Audited(
-        finding,
-        log_det,
-        round_trip,
-        passes(records[0]),
-        mass=max(masses, key=lambda mass: abs(mass - 1), default=None),
-        distance=worst(audits, "sample_calibration"),
-    )
+    mass = max(masses, key=lambda mass: abs(mass - 1), default=None)
+    distance = worst(audits, "sample_calibration")
+    return Audited(finding, log_det, round_trip, passes(records[0]), mass, distance)
 
 
 def passes(record: Record) -> tuple[int, int]:
