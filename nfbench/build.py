@@ -58,29 +58,37 @@ def build_model(experiment: Experiment, dataset: Dataset) -> DensityModel:
         parts = preprocessing(experiment.preprocess, dataset)
         if len(dataset.event_shape) > 1 and experiment.flow["name"] not in IMAGE_FLOWS:
             parts.append(Flatten(dataset.event_shape))
-        draws = experiment.training.importance_draws
-        if draws > 1 and dataset.levels is None:
-            raise ValueError(
-                "training.importance_draws: continuous data have no noise to draw; expected 1, "
-                f"got {draws}"
-            )
-        if draws > 1 and experiment.preprocess.dequantize == "uniform_once":
-            raise ValueError(
-                "training.importance_draws: each draw has the same noise by "
-                f"preprocess.dequantize 'uniform_once'; expected 1, got {draws}"
-            )
-        if experiment.data.augment and experiment.preprocess.dequantize == "uniform_once":
-            raise ValueError(
-                "data.augment: a changed image has other noise, so that preprocess.dequantize "
-                f"'uniform_once' would draw it anew; expected [], got {experiment.data.augment}"
-            )
+        check_noise(experiment, dataset)
         if not parts:
             return model
+        draws = experiment.training.importance_draws
         return Preprocessed(Compose(parts), model, importance_draws=draws)
     except ValueError as error:
         raise UsageError(
             f"{experiment.table}/{experiment.row} on {dataset.name}: {error}"
         ) from error
+
+
+def check_noise(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse draws of noise where there is none, and what would draw noise again that is not."""
+    draws, augment = experiment.training.importance_draws, experiment.data.augment
+    if draws > 1 and dataset.levels is None:
+        raise ValueError(
+            "training.importance_draws: continuous data have no noise to draw; expected 1, "
+            f"got {draws}"
+        )
+    if experiment.preprocess.dequantize != "uniform_once":
+        return
+    if draws > 1:
+        raise ValueError(
+            "training.importance_draws: each draw has the same noise by "
+            f"preprocess.dequantize 'uniform_once'; expected 1, got {draws}"
+        )
+    if augment:
+        raise ValueError(
+            "data.augment: a changed image has other noise, so that preprocess.dequantize "
+            f"'uniform_once' would draw it anew; expected [], got {augment}"
+        )
 
 
 def count_classes(experiment: Experiment, dataset: Dataset) -> int:

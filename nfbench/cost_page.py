@@ -28,10 +28,10 @@ MEANING = f"""\
 - ≥: some cells end by early stopping alone; they count the soonest end, patience + 1 validations.
   Those that end by early stopping or at a last step count all steps.
 - Memory: on a GPU the most that was allocated, of which the workspace of cuBLAS (tens of MiB) is a
-  part and torch's own context none; on a CPU
-  the most that the process held, libraries included. That of a run is the most at any time, with
-  the data and with evaluations in large batches; the other is that of training steps alone, on a
-  CPU in a process that was forked and holds less of the libraries."""
+  part and torch's own context none; on a CPU the most that the process held, libraries included.
+  That of a run is the most at any time, with the data and with evaluations in large batches; the
+  other is that of training steps alone, on a CPU in a process that was forked and holds less of
+  the libraries."""
 WORDS = ("table", "row", "cell", "longest cell", "largest cell", "device")
 NO_COSTS = "None was measured yet: `nfbench costs --measure`."
 NO_RUNS = "There is no record with a number yet."
