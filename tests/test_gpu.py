@@ -10,9 +10,12 @@ from harness import MAF, changed, write_table
 from torch import Tensor
 
 from nfbench.config import load
+from nfbench.flat import flatten, tie_gradients
 from nfbench.flows.flow import Flow
+from nfbench.gradient import Gradient
 from nfbench.inspection import inspect
 from nfbench.machine import torch_device
+from nfbench.objectives.likelihood import maximum_likelihood
 from nfbench.run import run
 
 pytestmark = [
@@ -149,3 +152,53 @@ def test_a_run_on_the_gpu_leaves_a_record_that_the_cpu_can_audit(
     assert record.provenance["device"] == torch.cuda.get_device_name()
     assert record.audit["log_det_error"] < 1e-9
     assert inspect("tiny/row/pinwheel", root=root).audit["log_det_error"] < 1e-9
+
+
+def never(loss: Tensor) -> None:
+    raise AssertionError("autograd was asked")
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "planar"])
+def test_a_replayed_gradient_is_that_of_autograd(name: str) -> None:
+    """The second call records its kernels, the third replays them; no loss is overwritten."""
+    flow = random_flow(name, 3).double().cuda().train()
+    trained = list(flow.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+    assert weights.grad is not None
+    gradient = Gradient(flow, maximum_likelihood, trained, compile=True)
+    losses, expected = [], []
+    for x in torch.randn(5, 20, 3, dtype=torch.float64, device="cuda"):
+        with torch.no_grad():
+            weights.mul_(1.02)
+        weights.grad.zero_()
+        loss = maximum_likelihood(flow, x)
+        loss.backward()
+        wanted = weights.grad.clone()
+        weights.grad.zero_()
+        losses.append(gradient.add(weights, x, None, backward=never))
+        torch.testing.assert_close(weights.grad, wanted)
+        expected.append(loss.detach())
+    torch.testing.assert_close(torch.stack(losses), torch.stack(expected))
+
+
+def test_noise_of_a_replayed_step_is_that_of_its_seed() -> None:
+    """So that a resumed run, whose first step is not replayed, draws what an uncut one does."""
+    flow = random_flow("maf", 3).cuda().train()
+    trained = list(flow.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+
+    def noisy(flow: Flow, x: Tensor, context: None) -> Tensor:
+        return maximum_likelihood(flow, x + torch.randn_like(x))
+
+    def losses(gradient: Gradient) -> Tensor:
+        torch.manual_seed(1)
+        return torch.stack([gradient.add(weights, x, None, backward=never) for _ in range(4)])
+
+    x = torch.randn(20, 3, device="cuda")
+    old, new = (Gradient(flow, noisy, trained, compile=True) for _ in range(2))
+    first, replayed, fresh = losses(old), losses(old), losses(new)
+    assert len(first.unique()) == 4
+    torch.testing.assert_close(replayed, first)
+    torch.testing.assert_close(fresh, first)
