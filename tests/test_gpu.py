@@ -17,6 +17,7 @@ from nfbench.inspection import inspect
 from nfbench.machine import torch_device
 from nfbench.objectives.likelihood import maximum_likelihood
 from nfbench.run import run
+from nfbench.transforms.row_noise import row_noise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -202,3 +203,9 @@ def test_noise_of_a_replayed_step_is_that_of_its_seed() -> None:
     assert len(first.unique()) == 4
     torch.testing.assert_close(replayed, first)
     torch.testing.assert_close(fresh, first)
+
+
+def test_noise_of_a_row_is_the_same_compiled_on_the_gpu() -> None:
+    x = torch.randint(256, (8, 784)).float()
+    compiled = torch.compile(row_noise, dynamic=False)(x.cuda())
+    assert torch.equal(compiled.cpu(), row_noise(x))

@@ -21,7 +21,8 @@ def row_noise(x: Tensor) -> Tensor:
     Equal on all devices.
     """
     rows = x.flatten(1).long()
-    places = GOLDEN * torch.arange(1, rows.shape[1] + 1, device=x.device)
+    # Multiples as running sums: compiled for a GPU, those of an arange would have 32 bits.
+    places = torch.full(rows.shape[1:], GOLDEN, device=x.device).cumsum(0)
     seeds = mixed((rows * mixed(places)).sum(1, keepdim=True))
     numbers = shifted(mixed(seeds + places), 64 - BITS)
     return ((numbers.to(x.dtype) + 0.5) * 2.0**-BITS).view(x.shape)
