@@ -24,6 +24,9 @@ Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 # Dimensions up to which as many passes under autograd cost less than the implicit gradient does
 # (benchmarks/inverse.py).
 FEW = 4
+# Dimensions up to which they cost less on a GPU even without a gradient: each step of the
+# incremental way launches several small kernels for each layer (the same).
+FEW_ON_GPU = 48
 MAX_ITERATIONS = 64  # of the gradient's equation, before dimensions are taken one by one
 
 
@@ -32,15 +35,18 @@ def autoregress(
 ) -> tuple[Tensor, Tensor]:
     """Generate x (B, D) from noise (B, D), and the sum of the log terms (B,).
 
-    Incremental, and exact. Where a gradient is wanted it is that of the implicit function theorem
-    at the x generated, so first derivatives only; few dimensions take full passes instead.
-    Dropout takes no part, whatever the mode.
+    Incremental, or on a GPU for few dimensions by full passes, and exact. Where a gradient is
+    wanted it is that of the implicit function theorem at the x generated, so first derivatives
+    only; very few dimensions take full passes under autograd instead. Dropout takes no part,
+    whatever the mode.
     """
     tensors = [noise, *made.parameters(), *([] if context is None else [context])]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if wanted and made.features <= FEW:
         return full_passes(made, solve, noise, context)
-    x, total = incremental(made, solve, noise, context)
+    way = full_passes if noise.is_cuda and made.features <= FEW_ON_GPU else incremental
+    with torch.no_grad():
+        x, total = way(made, solve, noise, context)
     if not wanted or x.is_meta:
         return x, total
     return implicit(made, solve, noise, context, x)
