@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.density import DensityModel
+from nfbench.errors import UsageError
 from nfbench.flat import padded
 from nfbench.nets.first_batch import FirstBatch
 from nfbench.nets.running import RunningStatistics
@@ -62,6 +63,9 @@ class Gradient:
         """Add it to ``weights.grad``, by ``backward`` where it is autograd's; the loss.
 
         What the first batch sets is waited for, and that batch is not compiled for.
+
+        Raises:
+            UsageError: if torch fails to compile the objective.
         """
         self.waiting = [part for part in self.waiting if part.is_waiting]
         if self.compiled is not None and not self.waiting:
@@ -79,8 +83,15 @@ class Gradient:
                 weights.grad += gradient
                 return loss.clone()  # the next replay writes where this one has its loss
         objective = self.plain if self.waiting else self.objective
-        loss = objective(self.model, *arguments)
-        backward(loss)
+        try:
+            loss = objective(self.model, *arguments)
+            backward(loss)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            *_, reason = str(error.inner_exception).strip().splitlines()
+            raise UsageError(
+                "--compile: expected a training step that torch can compile, but its compiler "
+                f"says: {reason.strip()}; run without --compile"
+            ) from error
         return loss.detach()
 
 

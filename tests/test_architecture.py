@@ -135,7 +135,7 @@ TORCH = {
     "data.batches": "data.augment errors schedule seeds",
     "data.base": "data data.augment data.batches errors schedule seeds",
     "nfe": "density errors processes transforms",
-    "gradient": "density flat nets objectives transforms",
+    "gradient": "density errors flat nets objectives transforms",
     "matmul": "",
     "shard": "processes",
     "module": "density flat gradient matmul metrics nets nfe objectives processes schedule seeds"

@@ -9,6 +9,7 @@ import torch
 from harness import fit, normal_rows
 
 from nfbench import module
+from nfbench.errors import UsageError
 from nfbench.flat import flatten, tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
@@ -136,6 +137,19 @@ def test_a_vain_attempt_draws_nothing() -> None:
     assert gradient.compiled is None
     torch.manual_seed(1)
     torch.testing.assert_close(loss, noisy(flow, x, None).detach())
+
+
+def test_what_the_compiler_cannot_do_is_said_in_its_words() -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        raise ValueError("at 17:33\n   Scalar is out of range for type int32")
+
+    flow = model("maf", 3, layers=1, hidden=[4])
+    trained = list(flow.parameters())
+    weights = flatten(trained)
+    tie_gradients(weights, trained)
+    gradient = Gradient(flow, maximum_likelihood, trained, compile=True, backend=backend)
+    with pytest.raises(UsageError, match="says: Scalar is out of range for type int32; run without"):
+        gradient.add(weights, torch.randn(5, 3), None, backward=torch.Tensor.backward)
 
 
 def test_a_process_may_compile_for_more_models_than_torch_would() -> None:
