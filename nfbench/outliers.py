@@ -9,7 +9,8 @@ def outlier(record: Record) -> str:
     """What a single test point does to the mean, if it moves that by more than half its error.
 
     The standard error then tells of this point alone: a mean of n values cannot be off by more for
-    one of them than its own standard error.
+    one of them than its own standard error. Of preprocessed data the mean is of the density of
+    what the flow is given; the log-determinant of one point is nothing beside what is far out.
     """
     mean, se, least, n = (
         record.metrics.get(f"test/{key}")
@@ -20,5 +21,7 @@ def outlier(record: Record) -> str:
     shift = (mean - least) / (n - 1)
     if shift <= se / 2:
         return ""
-    without = f"without it the mean of seed {record.seed} is {mean + shift:.3f} nats"
-    return f"one test point of {int(n):,} has {least:.3g} nats; {without}"
+    density = record.metrics.get("test/log_density")
+    without = (mean if density is None else density) + shift
+    told = f"without it the mean of seed {record.seed} is {without:.3f} nats"
+    return f"one test point of {int(n):,} has {least:.3g} nats; {told}"

@@ -148,7 +148,7 @@ def test_what_the_compiler_cannot_do_is_said_in_its_words() -> None:
     weights = flatten(trained)
     tie_gradients(weights, trained)
     gradient = Gradient(flow, maximum_likelihood, trained, compile=True, backend=backend)
-    with pytest.raises(UsageError, match="says: Scalar is out of range for type int32; run without"):
+    with pytest.raises(UsageError, match=r"says: Scalar is out of .*; run"):
         gradient.add(weights, torch.randn(5, 3), None, backward=torch.Tensor.backward)
 
 

@@ -326,14 +326,20 @@ SOUND = EARLY | {"sample_calibration": 0.02, "mass": None}
 
 
 @pytest.mark.parametrize("least", [-990.0, -5.0])
-def test_a_mean_that_a_single_test_point_carries_is_marked(root: Path, least: float) -> None:
-    """99 points of 0.14 and one of -990, or all of about -2 to 2."""
+@pytest.mark.parametrize(("offset", "without"), [(None, "0.140"), (100.0, "100.140")])
+def test_a_mean_that_a_single_test_point_carries_is_marked(
+    root: Path, least: float, offset: float | None, without: str
+) -> None:
+    """99 points of 0.14 and one of -990, or all of about -2 to 2; with preprocessing, too."""
     values = [0.14] * 99 + [least] if least < -100 else [(-1.0) ** i * i / 25 for i in range(100)]
     found = {"test/log_likelihood_min": least, "test/n": 100}
+    if offset is not None:
+        found["test/log_density"] = fmean(values) + offset
     se = stdev(values) / 10
     record.write(make(root, "maf_5", "moons", value=fmean(values), se=se, metrics=found), root)
     text = tables.markdown(tables.build("small", root))
-    note = "one test point of 100 has -990 nats; without it the mean of seed 0 is 0.140 nats"
+    told = f"without it the mean of seed 0 is {without} nats"
+    note = f"one test point of 100 has -990 nats; {told}"
     assert (note in text) == ("‡" in text) == (least < -100)
     assert entry(root).verdict == ("short" if least < -100 else "reproduced")
 
