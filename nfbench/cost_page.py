@@ -22,7 +22,8 @@ MEANING = f"""\
   after {WARM_UP} that are not, and as many evaluations of a batch; where they take seconds, fewer
   after fewer, down to the second of two steps and to one evaluation. The medians are multiplied by
   the steps of one run, and by the rows of its validations and its test. Starting, reading data,
-  audits and pictures are left out.
+  audits and pictures are left out. Cells of one model on data of one shape and size are measured
+  once.
 - Solving an ODE takes more evaluations the longer it is trained, so the times of continuous flows
   are lower bounds.
 - ≥: some cells end by early stopping alone; they count the soonest end, patience + 1 validations.

@@ -172,7 +172,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch.reproduce": "config data errors launch.estimate launch.local launch.plan plots record"
     " rendering tables units",
     "launch.costs": "build catalog checkpoint config costs data errors exits launch.apart"
-    " launch.estimate launch.local launch.plan launch.reproduce machine provenance record",
+    " launch.estimate launch.local launch.plan launch.reproduce machine provenance record seal",
     "launch.measure": "launch.plan launch.reproduce machine record rendering run tables"
     " throughput tradeoff",
     "launch": "",

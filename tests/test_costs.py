@@ -138,6 +138,19 @@ def test_cells_that_were_measured_are_skipped_until_their_settings_change(
     assert overview(root)[1] == "1 of 2"
 
 
+def test_cells_of_the_same_work_are_measured_once(nfbench: Nfbench, root: Path) -> None:
+    """Two toys are the same to it, and a third in larger batches is not."""
+    cells = {"pinwheel": {}, "moons": {}, "rings": {"data": {"batch_size": 64}}}
+    write_table(root, maf=MAF | {"cells": cells})
+    options = ("--measure", "--device", "cpu")
+    assert nfbench("costs", *options, "tiny/maf/moons").exit_code == 0
+    assert "3 cells, 2 to measure" in nfbench("costs", *options).output
+    moons, pinwheel, rings = (kept(root)["cells"][f"tiny/maf/{c}"] for c in sorted(cells))
+    assert pinwheel["timing"] == moons["timing"] != rings["timing"]
+    assert pinwheel["provenance"] == moons["provenance"]
+    assert pinwheel["settings"] != moons["settings"]
+
+
 def test_the_end_of_a_run_is_its_last_step_or_the_soonest_that_patience_allows(
     root: Path,
 ) -> None:

@@ -19,8 +19,10 @@ from nfbench.catalog import load_table, table_names
 from nfbench.config import Experiment, resolve
 from nfbench.costs import LIMIT, Cost, Costs, Timing, path_of, read, settings_hash, write
 from nfbench.data import DATA
+from nfbench.data.energies import Energy
 from nfbench.errors import UsageError
 from nfbench.exits import INTERRUPTED
+from nfbench.seal import config_hash
 
 from .apart import ApartError, Worker
 from .local import stopping
@@ -92,8 +94,9 @@ def measure(
     """Measure the cells of some tables, or of all, that are not measured yet on this device.
 
     A target is TABLE, TABLE/ROW or TABLE/ROW/CELL. Each cell is kept at once; what fails is kept
-    with its reason, and tried again by the next call, last. Never two at once, which would slow
-    each other down. Tells whether all these cells have a number.
+    with its reason, and tried again by the next call, last. Cells of which the same is computed
+    are measured once. Never two at once, which would slow each other down. Tells whether all these
+    cells have a number.
 
     Raises:
         UsageError: if a target or the device is unknown, or another process measures on it.
@@ -123,11 +126,15 @@ def measure_each(
     known = read(path) if path.exists() else Costs(device, bench.threads, {})
     todo = list(jobs) if again else list(to_measure(jobs, known))
     console.print(f"{device}: {len(jobs)} cells, {len(todo)} to measure", soft_wrap=True)
+    found = {work(jobs[name]): known.cells[name] for name in jobs if name not in todo}
     with bar_of_cells(console) as progress, stopping(()):
         task = progress.add_task("", total=len(todo))
         for name in todo:
             progress.update(task, description=name)
-            known = known.with_cell(name, cost := bench.cost(jobs[name]))
+            if (computed := work(jobs[name])) not in found:
+                found[computed] = bench.cost(jobs[name])
+            cost = replace(found[computed], settings=settings_hash(jobs[name].config()))
+            known = known.with_cell(name, cost)
             write(known, bench.root)
             progress.update(task, advance=1, description="")
             if cost.failure:
@@ -153,6 +160,15 @@ def to_measure(jobs: dict[str, Experiment], known: Costs) -> Iterator[str]:
     tried = [name for name, e in jobs.items() if known.knows(name, settings_hash(e.config()))]
     yield from (name for name in jobs if name not in tried)
     yield from (name for name in tried if known.cells[name].failure)
+
+
+def work(experiment: Experiment) -> str:
+    """A hash of what is computed: data of the same shape and sizes are as good as each other."""
+    config, dataset = experiment.config(), DATA[experiment.data.name]
+    random = (dataset.event_shape, dataset.levels, dataset.n_classes, dataset.sizes)
+    config["data"]["name"] = dataset.name if isinstance(dataset, Energy) else random
+    config["training"]["teacher"] = config["training"]["teacher"] is not None
+    return config_hash(config)
 
 
 def describe(device: str, root: Path) -> dict[str, Any]:
