@@ -149,8 +149,11 @@ def check_rows(file: Level, rows: list[str], stems: set[str]) -> None:
                 "rows", f"{row!r}: expected once, in lower case letters, digits and _"
             )
     for row in sorted(stems.symmetric_difference(rows)):
-        message = f"{row}.yaml is not listed" if row in stems else f"there is no {row}.yaml"
-        raise file.error("rows", f"{message}{hint(row, sorted(stems - {row}), 'files')}")
+        if row in stems:
+            raise file.error(
+                "rows", f"{row}.yaml is not listed; add {row} to rows, or move the file away"
+            )
+        raise file.error("rows", f"there is no {row}.yaml{hint(row, sorted(stems), 'files')}")
 
 
 def read_columns(file: Level) -> dict[str, Column]:

@@ -11,15 +11,15 @@ def data() -> None:
 @data.command("list")
 def data_list() -> None:
     """List every data set and whether its files are here."""
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
+    from rich.table import Column, Table
 
+    from nfbench.console import console
     from nfbench.data import DATA, data_root
     from nfbench.data.manage import status
 
     view = Table(
-        "name",
+        Column("name", no_wrap=True),
         "data set",
         "train / val / test",
         "state",
@@ -32,7 +32,7 @@ def data_list() -> None:
         sizes = " / ".join(f"{n:,}" for n in found.sizes)
         size = decimal(found.n_bytes) if found.n_bytes else ""
         view.add_row(name, found.title, sizes, found.state, size, found.where)
-    Console().print(view)
+    console().print(view)
 
 
 @data.command("prepare")

@@ -83,12 +83,11 @@ def check_tables(names: Sequence[str]) -> None:
 
 def show_table(view: "View", form: str) -> None:
     """Print a table in one of its forms."""
-    from rich.console import Console
-
     from nfbench import tables
+    from nfbench.console import console
 
     if form == "terminal":
-        Console().print(tables.terminal(view))
+        console().print(tables.terminal(view))
     else:
         render = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form]
         click.echo(render(view), nl=False)

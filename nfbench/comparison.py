@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy import stats
 
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, elsewhere
 from nfbench.record import Record, find_root, read, record_path, run_dir, run_names
 
 CONFIDENCE = 0.95
@@ -123,9 +123,10 @@ def log_likelihoods(record: Record, root: Path) -> np.ndarray:
     path = run_dir(record, root) / "test_log_prob.npz"
     place = path.relative_to(root)
     if not path.is_file():
+        kept = record_path(record, root)
         raise UsageError(
-            f"{place}: expected the log-likelihoods of {record_path(record, root).name}, got no "
-            f"such file; they stay where the run was: {record.provenance['command']}"
+            f"{place}: expected the log-likelihoods of a record, got no such file; "
+            f"{elsewhere(kept.relative_to(root), record.provenance['command'])}"
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -5,7 +5,7 @@ Precedence, four levels and no more: constructor signature < row < cell < comman
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from nfbench.sections import (
 )
 from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
+
+CAN_BE_0 = ("exact_dims",)  # settings of flows
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def resolve(
     pick_name(levels, "data", dataset_names())
     schemas = {"flow": flow_schema(flow), **SECTIONS}
     values = {k: fill(s, *(level.section(k) for level in levels)) for k, s in schemas.items()}
-    check_ranges(levels, values)
+    check_ranges(levels, values, LEAST | {"flow": least_sizes(schemas["flow"])})
     notes = fill(Notes, file.only(NOTES), own.only(NOTES))
     general = fill(Notes, file.only(NOTES))["deviations"] + of_data(values["data"]["name"])
     experiment = Experiment(
@@ -185,12 +187,23 @@ def of_data(name: str) -> list[str]:
     return [*DATA[name].deviations]
 
 
-def check_ranges(levels: Sequence[Level], values: dict[str, dict[str, Any]]) -> None:
+def least_sizes(schema: Any) -> dict[str, float]:
+    """The least of a flow's counts and widths: 1, or 0 where it means that there are none."""
+    sizes = (field for field in fields(schema) if field.type in (int, int | None, list[int]))
+    return {size.name: 0 if size.default == 0 or size.name in CAN_BE_0 else 1 for size in sizes}
+
+
+def check_ranges(
+    levels: Sequence[Level],
+    values: dict[str, dict[str, Any]],
+    ranges: dict[str, dict[str, float]],
+) -> None:
     """Refuse a number below the least that makes sense, and name the level that gave it."""
-    for section, leasts in LEAST.items():
+    for section, leasts in ranges.items():
         for key, least in leasts.items():
             value = values[section][key]
-            if value is not None and value < least:
+            numbers = value if isinstance(value, list) else [value]
+            if any(number is not None and number < least for number in numbers):
                 given = next(
                     s for each in reversed(levels) if key in (s := each.section(section)).values
                 )

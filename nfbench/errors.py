@@ -1,5 +1,7 @@
 """Errors that are the user's to mend."""
 
+from pathlib import Path
+
 
 class UsageError(ValueError):
     """Unusable input; the message says what was expected, what was got, and what would work."""
@@ -40,3 +42,8 @@ class OdeError(FailedRunError):
 
     def __init__(self, message: str) -> None:
         super().__init__("diverging ODE", message, step=None)
+
+
+def elsewhere(place: Path, command: str) -> str:
+    """How a message about what a run leaves beside its record ends, where only that is here."""
+    return f"it stays where the run was; to make it here move {place} away and run: {command}"

@@ -143,8 +143,9 @@ def draw_curve(axis: Axes, curve: Sequence[dict[str, float]], title: str) -> Non
     steps = [line["step"] for line in curve]
     train = np.array([-line["train_loss"] for line in curve])
     val = np.array([line["val_log_likelihood"] for line in curve])
-    axis.plot(steps, train, color="0.6", linewidth=1, label="training")
-    axis.plot(steps, val, color="tab:blue", linewidth=1.2, label="validation")
+    marker = "." if len(curve) == 1 else ""  # a line through one point is invisible
+    axis.plot(steps, train, color="0.6", linewidth=1, marker=marker, label="training")
+    axis.plot(steps, val, color="tab:blue", linewidth=1.2, marker=marker, label="validation")
     shown = np.concatenate([train, val])
     shown = shown[np.isfinite(shown)]
     if len(shown):

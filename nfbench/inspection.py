@@ -10,7 +10,7 @@ from nfbench.build import build_data, build_model
 from nfbench.config import Experiment, restore
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, elsewhere
 from nfbench.record import Record
 
 
@@ -48,6 +48,11 @@ def find_checkpoint(target: str, seed: int | None, root: Path) -> Path:
     if len(names) == 3:
         names.append(str(seed or 0))
     path = Path(target) / last if Path(target).is_dir() else root.joinpath("runs", *names, last)
+    kept = root.joinpath("results", *names).with_suffix(".json")
+    if len(names) == 4 and not path.is_file() and kept.is_file():
+        command = record.read(kept).provenance["command"]
+        where = elsewhere(kept.relative_to(root), command)
+        raise UsageError(f"{target}: expected a checkpoint, got no {path}; {where}")
     if len(names) != 4 or not path.is_file():
         raise UsageError(
             f"{target}: expected a checkpoint, or a run that has kept one, as TABLE/ROW/CELL, "

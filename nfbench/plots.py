@@ -36,7 +36,7 @@ INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
 COMPACT_DPI = 115
 MOST_ROWS = 4  # of a gallery with samples beside the densities
 TITLE_WIDTH = 18  # characters of a row's title in a line
-CAPTION = "{}: densities; in each panel {}, in nats"
+CAPTION = "{}: densities of the runs of seed {}; in each panel {}, in nats"
 DIVERGENCES = {  # that are noted in panels, and what they are
     "test/kl": "KL(truth || model) on the test set",
     "test/reverse_kl": "KL(model || truth)",
@@ -103,7 +103,7 @@ def plot_run(names: Sequence[str], seed: int | None, root: Path) -> Path:
         heading += f" with {', '.join(result.overrides)}"
     path = portrait(directory, f"{experiment.title} on {heading}, seed {folder[1]}", result)
     if path is None:
-        here = sorted(each.parent.name for each in directory.parent.glob("*/*.npz"))
+        here = sorted({each.parent.name for each in directory.parent.glob("*/*.npz")})
         raise UsageError(
             f"{directory.relative_to(root)}: expected pictures or a training curve, got neither; "
             f"run it first: {shlex.join(experiment.command)} (here: {', '.join(here) or 'none'})"
@@ -127,7 +127,7 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
     rows = [row for row in table.rows if any(row in found for found in columns.values())]
     planes = all(is_plane(each.arrays) for found in columns.values() for each in found.values())
     if planes and len(rows) > MOST_ROWS:
-        return save(compact(table, columns, rows), path, COMPACT_DPI)
+        return save(compact(table, columns, rows, seed), path, COMPACT_DPI)
     return save(spacious(table, columns), path)
 
 
@@ -157,12 +157,12 @@ def note(experiment: Experiment, metric: str, root: Path) -> str:
     return "" if kl is None else f"{kl:.3f}"
 
 
-def compact(table: Table, columns: Columns, rows: Sequence[str]) -> Figure:
+def compact(table: Table, columns: Columns, rows: Sequence[str], seed: int) -> Figure:
     """One panel of density a run; truths on top, models' names at the left."""
     height, width = 1 + len(rows), len(columns)
     size = (COMPACT_INCHES * (width + 1), COMPACT_INCHES * height + 0.4)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
-    caption = CAPTION.format(table.title, DIVERGENCES[divergence(table)])
+    caption = CAPTION.format(table.title, seed, DIVERGENCES[divergence(table)])
     figure.suptitle(caption, fontsize=TITLE)
     axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat:

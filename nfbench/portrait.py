@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 import logging
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from nfbench.record import Record
 log = logging.getLogger("nfbench")
 PANEL, NARROWEST, WIDEST = 2.5, 5.0, 13.5  # inches
 IMAGES = 4.0  # inches of a panel of images, in which those of 64 x 64 pixels lose none
+LETTERS_AN_INCH = 13  # of a title
 HEADROOM = 0.32  # inches above a row of panels, for their titles
 STAGE_COLUMNS = 6  # at least, so that the panels of a short way are no larger than those above
 
@@ -60,7 +62,9 @@ def portrait(directory: Path, heading: str, result: Record | None) -> Path | Non
     columns = [len(rows[0]), *(max(len(row), STAGE_COLUMNS) for row in rows[1:])]
     heights = [min(width / n, 1.2 * panel) + HEADROOM for n in columns]
     figure = Figure(figsize=(width, sum(heights) + 2 * HEADROOM), layout="constrained")
-    figure.suptitle("\n".join([heading, *results(result)]), fontsize=10)
+    texts = [heading, *results(result)]
+    letters = int(width * LETTERS_AN_INCH)
+    figure.suptitle("\n".join(textwrap.fill(each, letters) for each in texts), fontsize=10)
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, row, n in zip(parts, rows, columns, strict=True):
         draw_row(part, row, n)

@@ -167,13 +167,13 @@ def check_seal(given: object, values: dict[str, Any]) -> None:
 
 
 def check_address(named: Named) -> None:
-    """Raises `UsageError` unless table, row and cell are names and the seed is an int >= 0."""
+    """Raises `UsageError` unless table, row and cell are names and the seed is one of torch."""
     for key in ("table", "row", "cell"):
         name = getattr(named, key)
         good = isinstance(name, str) and NAME.fullmatch(name) is not None
         expect(good, f"{key}: expected lower case letters, digits and _, got {name!r}")
-    good = type(named.seed) is int and named.seed >= 0
-    expect(good, f"seed: expected a non-negative integer, got {named.seed!r}")
+    good = type(named.seed) is int and 0 <= named.seed < 2**63
+    expect(good, f"seed: expected a non-negative integer below 2^63, got {named.seed!r}")
 
 
 def find_root() -> Path:

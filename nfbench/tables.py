@@ -162,10 +162,11 @@ def terminal(view: View) -> rich.table.Table:
     """The overview, with what its marks mean and the kind of likelihood."""
     rows = overview(view)
     kinds = sorted({entry.likelihood for entry in view.entries if entry.likelihood})
-    caption = f"{legend(view)}. Likelihood: {'; '.join(kinds) or 'none yet'}."
+    likelihood = f"Likelihood: {'; '.join(kinds) or 'none yet'}."
+    caption = ". ".join(filter(None, [legend(view), likelihood]))
     table = rich.table.Table(title=view.table.title, box=rich.box.SIMPLE, caption=caption)
     for key in rows[0] if rows else ():
-        table.add_column(key, justify="right" if key else "left")
+        table.add_column(key, justify="right" if key else "left", overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     return table
@@ -215,9 +216,22 @@ def meaning(view: View) -> Iterator[str]:
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "
         "Samples: integral of the density in the plane / Kolmogorov-Smirnov distance between the "
-        "log-likelihoods of samples and of data, 1,000 each; by chance it reaches 0.06. "
+        f"log-likelihoods of samples and of data, as many of each{by_chance(view)}. "
         "Passes: network evaluations that wait for each other, for a density / a sample."
     )
+
+
+def by_chance(view: View) -> str:
+    """How far the samples of a sound model are from the data in one of twenty audits, in words."""
+    audits = [record.audit for entry in view.entries for record in entry.records]
+    found = sorted(
+        {
+            f"{a['sample_calibration_noise']:.2f}"
+            for a in audits
+            if a.get("sample_calibration_noise")
+        }
+    )
+    return f"; by chance it reaches {' or '.join(found)}" if found else ""
 
 
 def band(view: View) -> str:

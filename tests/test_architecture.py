@@ -42,6 +42,7 @@ COSTLY = {
 TORCH_FREE = {
     "": "",
     "errors": "",
+    "console": "",
     "exits": "",
     "seeds": "",
     "units": "",
@@ -178,7 +179,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "launch": "",
     "cli_compare": "comparison",
     "cli_costs": "cost_page costs errors exits launch.costs record",
-    "cli_data": "data",
+    "cli_data": "console data",
     "cli_report": "report",
     "cli_sample": "pages sampling",
     "cli_speed": "catalog errors exits launch.measure throughput verdict",
@@ -193,7 +194,7 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"
     " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "exits tracking.push tracking.sync",
-    "cli_table": "archive catalog cli_costs cli_sweep errors rendering tables",
+    "cli_table": "archive catalog cli_costs cli_sweep console errors rendering tables",
     "cli_plot": "gaps plots tradeoff",
     "cli": "cli_compare cli_costs cli_data cli_plot cli_report cli_sample cli_slurm cli_speed"
     " cli_status cli_sweep cli_table cli_wandb config data errors exits inspection"

@@ -253,18 +253,34 @@ def test_the_iaf_paper_has_its_numbers() -> None:
     ]
 
 
-def test_the_readme_computes_its_numbers_from_the_records() -> None:
+def python_blocks() -> list[str]:
+    """The programs of the README: numbers from records, then a flow that is trained."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def output(code: str) -> str:
+    """What a program prints, run from the root; it must not fail."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_flow_of_the_readme_learns() -> None:
+    first, second = (
+        python_blocks()[1] + f"print({of})" for of in ("loss.item()", "samples.shape")
     )
+    assert 0 < float(output(first)) < 3
+    assert output(second).strip() == "torch.Size([1000, 2])"
+
+
+def test_the_readme_computes_its_numbers_from_the_records() -> None:
+    shown_by_records, _ = map(output, python_blocks())
     entries = [e for e in tables.build("maf2017_table1", ROOT).entries if e.n_seeds]
     shown = [e for e in entries if e.experiment.cell == "power"]
     assert len(shown) > 2
     for entry in shown:
         line = rf"^{entry.experiment.row} +seed \d+: (\S+) ± (\S+) nats$"
-        found = re.findall(line, ran.stdout, re.MULTILINE)
+        found = re.findall(line, shown_by_records, re.MULTILINE)
         assert len(found) == entry.n_seeds
         mean, points = (fmean(float(each[i]) for each in found) for i in (0, 1))
         assert (mean, points) == pytest.approx((entry.ours, entry.points), abs=0.01)

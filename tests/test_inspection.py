@@ -143,7 +143,7 @@ def state(**changes: Any) -> dict[str, Any]:
         ({"a": 1}, "names its experiment"),
         ({"model": {}, "step": 1, "experiment": 3}, "expected a checkpoint of a run"),
         ({"model": {}, "step": 1, "experiment": {}}, "lacks cell, config"),
-        (state(seed="x"), "expected a non-negative integer"),
+        (state(seed="x"), "expected a non-negative integer below"),
         (state(table="../x"), "expected lower case letters"),
         (state(config=CONFIG | {"flow": {"name": "nope"}}), "unknown flow 'nope'"),
         (state(config=CONFIG | {"data": {"name": "nope"}}), "unknown data 'nope'"),

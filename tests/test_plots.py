@@ -271,9 +271,11 @@ def test_a_long_table_over_the_plane_shows_one_panel_a_run(
     drawn: list[tuple[str, str]] = []
     compact = plots.compact
 
-    def watched(table: plots.Table, columns: plots.Columns, rows: list[str]) -> plots.Figure:
+    def watched(
+        table: plots.Table, columns: plots.Columns, rows: list[str], seed: int
+    ) -> plots.Figure:
         drawn.extend((row, picture.note) for row, picture in columns["pinwheel"].items())
-        return compact(table, columns, rows)
+        return compact(table, columns, rows, seed)
 
     monkeypatch.setattr(plots, "compact", watched)
     path = gallery("tiny", tmp_path)

@@ -67,9 +67,6 @@ def reproduce(
     options += machine_words(compile=compile, shard=shard, wandb=wandb)
     outcomes = launch_with_bar(console, todo, n_parallel, options)
     finish(console, table, root)
-    stale = [job.name for job in planned if job.state == STALE]
-    if stale:
-        console.print(f"stale, move their records away to run them again: {', '.join(stale)}")
     good = report(console, outcomes, [job for job in planned if job.state == FAILED])
     return good and len(todo) == len(runnable)
 
@@ -99,6 +96,9 @@ def show_plan(
     console.print(
         f"{table}: {len(jobs)} cells, {n_done} done, {len(todo)} to run, {n_parallel} at a time"
     )
+    stale = [job.name for job in jobs if job.state == STALE]
+    if stale:
+        console.print(f"stale, move their records away to run them again: {', '.join(stale)}")
     if todo:
         show_costs(console, todo, n_parallel, device, threads)
     for name in sorted(absent):
@@ -131,8 +131,10 @@ def show_costs(
         view.add_row(job.name, job.state, str(cost))
     console.print(view)
     fixed = [c.seconds for c in costs if isinstance(c, Estimate) and not c.open_ended]
-    total = duration(max(sum(fixed) / n_parallel, *fixed, 0.0))
-    console.print(f"about {total} in all for the cells with a fixed end, and a start-up for each")
+    if fixed:
+        total = duration(max(sum(fixed) / n_parallel, *fixed))
+        text = f"about {total} in all for the cells with a fixed end, and a start-up for each"
+        console.print(text)
 
 
 def bar_of_cells(console: Console) -> Progress:
