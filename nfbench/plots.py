@@ -5,6 +5,7 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -34,7 +35,8 @@ from nfbench.portrait import portrait
 
 INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
 COMPACT_DPI = 115
-MOST_ROWS = 4  # of a gallery with samples beside the densities
+MOST_ROWS = 4  # of a gallery with samples beside the densities, or of images with a line for each
+ACROSS = 5  # panels of images in a line of a longer gallery
 TITLE_WIDTH = 18  # characters of a row's title in a line
 CAPTION = "{}: densities of the runs of seed {}; in each panel {}, in nats"
 DIVERGENCES = {  # that are noted in panels, and what they are
@@ -114,8 +116,8 @@ def plot_run(names: Sequence[str], seed: int | None, root: Path) -> Path:
 def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | None:
     """Draw every run of a table that left pictures, a column per cell and a row per model.
 
-    A table of many rows over the plane shows densities alone. Returns the path of the PNG, or
-    None if no run of the table left any.
+    A table of many rows over the plane shows densities alone, one of images several in a line.
+    Returns the path of the PNG, or None if no run of the table left any.
     """
     root = root or record.find_root()
     table = load_table(table_name, root)
@@ -125,9 +127,11 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
         return None
     path = root / "results" / f"{table_name}.png"
     rows = [row for row in table.rows if any(row in found for found in columns.values())]
-    planes = all(is_plane(each.arrays) for found in columns.values() for each in found.values())
-    if planes and len(rows) > MOST_ROWS:
+    planes = {is_plane(each.arrays) for found in columns.values() for each in found.values()}
+    if planes == {True} and len(rows) > MOST_ROWS:
         return save(compact(table, columns, rows, seed), path, COMPACT_DPI)
+    if planes == {False} and len(rows) > MOST_ROWS:
+        return save(mosaic(table, columns), path)
     return save(spacious(table, columns), path)
 
 
@@ -194,6 +198,29 @@ def annotate(
     drawn = axis.annotate(text, place, xycoords="axes fraction", color=color, fontsize=LABEL)
     if outline is not None:
         drawn.set_path_effects([withStroke(linewidth=1.2, foreground=outline)])
+
+
+def mosaic(table: Table, columns: Columns) -> Figure:
+    """Images from left to right, real ones and then each model's; a data set starts a line."""
+    lines = []
+    for cell, found in columns.items():
+        real = next(iter(found.values())).arrays["real"]
+        shown = [(f"{table.columns[cell].heading}: real", real)]
+        shown += [(f"{each.title}: samples", each.arrays["samples"]) for each in found.values()]
+        white = float(real.max())
+        panels = [partial(draw_images, images=i, title=t, white=white) for t, i in shown]
+        lines += [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
+    size = (INCHES * max(map(len, lines)), INCHES * len(lines))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, line in zip(
+        figure.subplots(len(lines), max(map(len, lines)), squeeze=False), lines, strict=True
+    ):
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, draw in zip(axes, line, strict=False):
+            axis.set_axis_on()
+            draw(axis)
+    return figure
 
 
 def spacious(table: Table, columns: Columns) -> Figure:

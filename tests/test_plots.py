@@ -284,3 +284,15 @@ def test_a_long_table_over_the_plane_shows_one_panel_a_run(
     height, width, _ = imread(path).shape
     assert height > 3 * width
     assert path.stat().st_size < MEGABYTE
+
+
+def test_a_long_table_of_images_shows_several_in_a_line(root: Path, tmp_path: Path) -> None:
+    """Real ones and six models are seven panels: two lines of five."""
+    names = [f"row{i}" for i in range(6)]
+    one_cell = {key: value for key, value in ROW.items() if key != "cells"}
+    write_table(tmp_path, **dict.fromkeys(names, one_cell | {"cells": {"digits": {}}}))
+    for name in names:
+        source = root / "runs" / "tiny" / "gaussian" / "digits"
+        shutil.copytree(source, tmp_path / "runs" / "tiny" / name / "digits")
+    height, width, _ = imread(gallery("tiny", tmp_path)).shape
+    assert width == pytest.approx(2.5 * height, rel=0.01)
