@@ -350,6 +350,22 @@ def test_an_interrupt_keeps_what_was_measured(root: Path) -> None:
     assert list(kept(root)["cells"]) == ["tiny/gaussian/pinwheel"]
 
 
+def test_an_interrupt_while_the_processes_start_is_one_line(root: Path) -> None:
+    """A terminal sends it to all of them, and one is importing torch."""
+    command = [sys.executable, "-m", "nfbench", "costs", "--measure", "--device", "cpu"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    children, end = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic() + 60
+    while len(children.read_text().split()) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert output.decode().startswith("interrupted; what was measured is kept"), output
+
+
 def test_words_for_seconds_and_bytes() -> None:
     seconds = [0.04, 9.96, 59, 100, 5999, 6000, 360000 * 2]
     assert [duration(each) for each in seconds] == [

@@ -62,7 +62,7 @@ def status(name: str, root: Path | None = None) -> Status:
 def prepare(
     name: str, root: Path | None = None, *, source: str | None = None, progress: bool = True
 ) -> Path:
-    """Have the files of a data set: download, unpack and convert what is not there yet.
+    """Have the files of a data set, whole: download, unpack and convert what is not there yet.
 
     `source` is the first file of the source wanted; by default any that is there will do, else
     the preferred one is downloaded. Returns the first file, or the data root for generated sets.
@@ -80,6 +80,7 @@ def prepare(
                 _provide(chosen, root, progress=progress)
     for path in chosen.paths(root):
         peek(path)
+    _check_hashes(chosen, root)
     return chosen.paths(root)[0]
 
 

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -69,7 +70,14 @@ class Worker:
         context.set_forkserver_preload([self.preload])
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self.log), daemon=True)
-        process.start()
+        # The server imports for seconds, and inherits what is blocked: a Ctrl-C is for us. What
+        # it has started with it would unblock that, so that has to be there.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return process, ours
 
