@@ -1,6 +1,7 @@
 """Precision, threads and randomness of the tests: set by fixtures, put back afterwards."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,9 @@ from harness import GAUSSIAN, write_table
 # Other libraries, with which test_peers*.py compare: collected where all are installed.
 PEERS = ("nflows", "normflows", "pyro", "zuko")
 collect_ignore_glob = [] if all(find_spec(name) for name in PEERS) else ["test_peers*.py"]
+
+# A shell has jobs in its background ignore Ctrl-C, and what they start does so too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
