@@ -77,16 +77,16 @@ def look(names: Sequence[str]) -> tuple["RenderableType", bool]:
     from nfbench.record import find_root
 
     root, parts, left = find_root(), list["RenderableType"](), False
+    if not (names := names or submitted_names(root)):
+        return Text("nothing was submitted yet: nfbench reproduce TABLE --slurm PROFILE"), False
     queue = ask()
     if isinstance(queue, str):
         left = not missing(["squeue"])  # a controller that is busy answers later
         parts.append(Text(f"what waits or runs is not known: {queue}", style="yellow"))
-    for name in names or submitted_names(root):
+    for name in names:
         found = standings(name, None if isinstance(queue, str) else queue, root)
         parts += view(name, found)
         left = left or any(each.state in IN_QUEUE for each in found)
-    if not parts:
-        parts.append(Text("nothing was submitted yet: nfbench reproduce TABLE --slurm PROFILE"))
     return Group(*parts), left
 
 
