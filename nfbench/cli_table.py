@@ -65,6 +65,8 @@ def check_tables(names: Sequence[str]) -> None:
     """
     from nfbench import archive, rendering
     from nfbench.catalog import load_table, table_names
+    from nfbench.record import find_root
+    from nfbench.stamp import outdated
 
     wrong = [] if names else list(archive.strays())
     for name in names or [name for name in table_names() if load_table(name).committed]:
@@ -74,6 +76,7 @@ def check_tables(names: Sequence[str]) -> None:
             wrong.append(str(error))
         else:
             click.echo(f"{name}: the committed table is what the records give")
+        wrong += outdated(name, find_root())
     if wrong:
         raise UsageError("\n".join(wrong))
     if not names:

@@ -205,9 +205,11 @@ def draw_images(axis: Axes, images: np.ndarray, title: str, white: float) -> Non
     bare(axis, title)
 
 
-def save(figure: Figure, path: Path, dpi: int = 110) -> Path:
-    """Write a figure as PNG, atomically."""
+def save(
+    figure: Figure, path: Path, dpi: int = 110, texts: Mapping[str, str] | None = None
+) -> Path:
+    """Write a figure as PNG, atomically, with texts in it that no one sees."""
     FigureCanvasAgg(figure)
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format="png", dpi=dpi, metadata=dict(texts or {}))
     return path

@@ -14,6 +14,7 @@ from nfbench.catalog import Column
 from nfbench.errors import UsageError
 from nfbench.figures import FRAME, LABEL, TITLE, save
 from nfbench.record import find_root
+from nfbench.stamp import stamp
 from nfbench.verdict import Entry, metric
 from nfbench.wording import double_dagger, number
 
@@ -48,7 +49,7 @@ def draw(table_name: str, root: Path | None = None) -> Path:
         fill(axis, view.table.columns[cell], entries)
     used = {color_of(entry) for entries in panels.values() for entry in entries}
     add_legend(figure, view.table.title, used)
-    return save(figure, root / "results" / f"{table_name}_gap.png", 150)
+    return save(figure, root / "results" / f"{table_name}_gap.png", 150, stamp(table_name, root))
 
 
 def color_of(entry: Entry) -> str:

@@ -32,6 +32,7 @@ from nfbench.figures import (
     save,
 )
 from nfbench.portrait import portrait
+from nfbench.stamp import stamp
 
 INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
 COMPACT_DPI = 115
@@ -125,14 +126,14 @@ def gallery(table_name: str, root: Path | None = None, seed: int = 0) -> Path | 
     columns = {cell: found for cell, found in columns.items() if found}
     if not columns:
         return None
-    path = root / "results" / f"{table_name}.png"
+    path, texts = root / "results" / f"{table_name}.png", stamp(table_name, root, seed)
     rows = [row for row in table.rows if any(row in found for found in columns.values())]
     planes = {is_plane(each.arrays) for found in columns.values() for each in found.values()}
     if planes == {True} and len(rows) > MOST_ROWS:
-        return save(compact(table, columns, rows, seed), path, COMPACT_DPI)
+        return save(compact(table, columns, rows, seed), path, COMPACT_DPI, texts)
     if planes == {False} and len(rows) > MOST_ROWS:
-        return save(mosaic(table, columns), path)
-    return save(spacious(table, columns), path)
+        return save(mosaic(table, columns), path, texts=texts)
+    return save(spacious(table, columns), path, texts=texts)
 
 
 def pictures(table: Table, cell: str, root: Path, seed: int) -> dict[str, Picture]:

@@ -19,6 +19,7 @@ from nfbench.config import Experiment
 from nfbench.errors import UsageError
 from nfbench.figures import FRAME, LABEL, TITLE, save
 from nfbench.record import find_root
+from nfbench.stamp import stamp
 from nfbench.verdict import Entry
 
 INCHES = (4.2, 3.4)  # one panel
@@ -89,7 +90,8 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
     title = f"{view.table.title}: accuracy against the cost of a sample"
     add_legend(figure, title, {family_of(entry.experiment) for entry in shown})
     place_all(figure, labels)
-    return save(figure, root / "results" / f"{table_name}_speed.png", 130)
+    path = root / "results" / f"{table_name}_speed.png"
+    return save(figure, path, 130, stamp(table_name, root))
 
 
 def require(table_name: str, root: Path | None = None) -> Path:

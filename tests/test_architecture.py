@@ -76,9 +76,10 @@ TORCH_FREE = {
     "portrait": "curve figures record",
     "report": "archive catalog curve errors figures record tables verdict wording",
     "imaging": "atomic figures",
-    "plots": "catalog config errors figures portrait record",
-    "tradeoff": "catalog conditions config errors figures record tables verdict",
-    "gaps": "catalog errors figures record tables verdict wording",
+    "stamp": "archive",
+    "plots": "catalog config errors figures portrait record stamp",
+    "tradeoff": "catalog conditions config errors figures record stamp tables verdict",
+    "gaps": "catalog errors figures record stamp tables verdict wording",
     "tracking": "",
     "tracking.identity": "config record",
     "tracking.mode": "errors",
@@ -194,7 +195,8 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"
     " sweeps.pages sweeps.result sweeps.space sweeps.work",
     "cli_wandb": "exits tracking.push tracking.sync",
-    "cli_table": "archive catalog cli_costs cli_sweep console errors rendering tables",
+    "cli_table": "archive catalog cli_costs cli_sweep console errors record rendering stamp"
+    " tables",
     "cli_plot": "gaps plots tradeoff",
     "cli": "cli_compare cli_costs cli_data cli_plot cli_report cli_sample cli_slurm cli_speed"
     " cli_status cli_sweep cli_table cli_wandb config data errors exits inspection"

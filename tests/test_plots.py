@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from harness import GAUSSIAN, MAF, Location, changed, normal_rows, write_table
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from nfbench import plots, record
+from nfbench import figures, plots, record
 from nfbench.catalog import load_table
 from nfbench.cli import main
 from nfbench.config import load
@@ -27,6 +28,7 @@ from nfbench.pictures import save_pictures
 from nfbench.plots import gallery, plot
 from nfbench.run import run
 from nfbench.signals import InterruptedRunError
+from nfbench.stamp import outdated, stamp
 
 ROW = GAUSSIAN | {"cells": {"pinwheel": {}, "digits": {"preprocess": {"dequantize": "uniform"}}}}
 TRAINED = changed(MAF, training={"max_steps": 40}, flow={"layers": 9, "batch_norm": False})
@@ -296,3 +298,22 @@ def test_a_long_table_of_images_shows_several_in_a_line(root: Path, tmp_path: Pa
         shutil.copytree(source, tmp_path / "runs" / "tiny" / name / "digits")
     height, width, _ = imread(gallery("tiny", tmp_path)).shape
     assert width == pytest.approx(2.5 * height, rel=0.01)
+
+
+def test_a_figure_of_other_records_than_there_are_is_told(root: Path, tmp_path: Path) -> None:
+    """A gallery is of seed 0; what is drawn of all seeds says so of any of them."""
+    for folder in ("experiments", "results", "runs"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    path = gallery("tiny", tmp_path)
+    other = path.with_name("tiny_gap.png")
+    figures.save(Figure(), other, texts=stamp("tiny", tmp_path))
+    assert list(outdated("tiny", tmp_path)) == []
+    kept = next((tmp_path / "results" / "tiny").glob("*/*/0.json"))
+    shutil.copy(kept, kept.with_name("1.json"))
+    (message,) = outdated("tiny", tmp_path)
+    assert message.startswith("results/tiny_gap.png is not drawn from the records")
+    assert message.endswith("run `nfbench plot tiny --gap`")
+    kept.unlink()
+    assert len(list(outdated("tiny", tmp_path))) == 2
+    path.write_bytes(b"no picture")
+    assert "run `nfbench plot tiny`" in " ".join(outdated("tiny", tmp_path))

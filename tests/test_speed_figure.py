@@ -42,7 +42,7 @@ def drawn(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """The figure that is saved, if one is."""
     kept: dict[str, Figure] = {}
 
-    def save(figure: Figure, path: Path, dpi: int) -> Path:
+    def save(figure: Figure, path: Path, dpi: int, texts: dict[str, str]) -> Path:
         kept["figure"] = figure
         return original(figure, path, dpi)
 
