@@ -6,6 +6,7 @@ Precedence, four levels and no more: constructor signature < row < cell < comman
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,7 @@ def of_data(name: str) -> list[str]:
     return [*DATA[name].deviations]
 
 
+@cache
 def least_sizes(schema: Any) -> dict[str, float]:
     """The least of a flow's counts and widths: 1, or 0 where it means that there are none."""
     sizes = (field for field in fields(schema) if field.type in (int, int | None, list[int]))

@@ -229,10 +229,8 @@ def metric(record: Record, name: str) -> float:
 
 def lacks(record: Record, name: str, known: Collection[str]) -> UsageError:
     """An error to raise where a record has no number of a name."""
-    return UsageError(
-        f"{place(record)}: its record has no {name}{hint(name, known)}; what a column shows "
-        "stands in the table.yaml, as the metric of all or of its own"
-    )
+    where = "a column's metric stands in the table.yaml"
+    return UsageError(f"{place(record)}: its record has no {name}{hint(name, known)}; {where}")
 
 
 def place(record: Record) -> str:

@@ -8,6 +8,7 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from filelock import FileLock
 from harness import GAUSSIAN, MAF, changed, write_sweep, write_table
@@ -151,12 +152,20 @@ def test_a_sweep_without_a_number_says_why(tmp_path: Path) -> None:
 
 
 def test_an_error_that_nobody_foresaw_fails_the_trial_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = search(tmp_path, space={"flow.hidden": [[8], [-3]]})
+    optimize = DensityModule.optimize
+
+    def wide(self: DensityModule, *arguments: Any, **others: Any) -> torch.Tensor:
+        if any(len(parameter) == 9 for parameter in self.trained):
+            raise RuntimeError("nobody foresaw nine")
+        return optimize(self, *arguments, **others)
+
+    monkeypatch.setattr(DensityModule, "optimize", wide)
+    found = search(tmp_path, space={"flow.hidden": [[8], [9]]})
     assert {trial["state"] for trial in found.trials} == {DONE, FAILED}
     (reason,) = [trial["reason"] for trial in found.trials if trial["state"] == FAILED]
-    assert reason.startswith("RuntimeError: Trying to create tensor with negative dimension -3")
+    assert reason.startswith("RuntimeError: nobody foresaw nine")
     assert "Traceback" in caplog.text
 
 
