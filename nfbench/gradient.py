@@ -87,10 +87,10 @@ class Gradient:
             loss = objective(self.model, *arguments)
             backward(loss)
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            *_, reason = str(error.inner_exception).strip().splitlines()
+            told = str(error.inner_exception).strip() or type(error.inner_exception).__name__
             raise UsageError(
                 "--compile: expected a training step that torch can compile, but its compiler "
-                f"says: {reason.strip()}; run without --compile"
+                f"says: {told.splitlines()[-1].strip()}; run without --compile"
             ) from error
         return loss.detach()
 

@@ -48,17 +48,17 @@ def find_checkpoint(target: str, seed: int | None, root: Path) -> Path:
     if len(names) == 3:
         names.append(str(seed or 0))
     path = Path(target) / last if Path(target).is_dir() else root.joinpath("runs", *names, last)
-    kept = root.joinpath("results", *names).with_suffix(".json")
-    if len(names) == 4 and not path.is_file() and kept.is_file():
-        command = record.read(kept).provenance["command"]
-        where = elsewhere(kept.relative_to(root), command)
-        raise UsageError(f"{target}: expected a checkpoint, got no {path}; {where}")
-    if len(names) != 4 or not path.is_file():
-        raise UsageError(
-            f"{target}: expected a checkpoint, or a run that has kept one, as TABLE/ROW/CELL, "
-            f"TABLE/ROW/CELL/SEED or its folder (for example demo/maf/moons); there is no {path}"
-        )
-    return path
+    if len(names) == 4:
+        if path.is_file():
+            return path
+        kept = root.joinpath("results", *names).with_suffix(".json")
+        if kept.is_file():
+            where = elsewhere(kept.relative_to(root), record.read(kept).provenance["command"])
+            raise UsageError(f"{target}: expected a checkpoint, got no {path}; {where}")
+    raise UsageError(
+        f"{target}: expected a checkpoint, or a run that has kept one, as TABLE/ROW/CELL, "
+        f"TABLE/ROW/CELL/SEED or its folder (for example demo/maf/moons); there is no {path}"
+    )
 
 
 def read_checkpoint(path: Path) -> tuple[Experiment, dict[str, Any], int]:

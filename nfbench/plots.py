@@ -31,7 +31,7 @@ from nfbench.figures import (
     read_arrays,
     save,
 )
-from nfbench.portrait import portrait
+from nfbench.portrait import draw_row, portrait
 from nfbench.stamp import stamp
 
 INCHES, COMPACT_INCHES = 2.1, 1.15  # one panel
@@ -211,16 +211,12 @@ def mosaic(table: Table, columns: Columns) -> Figure:
         white = float(real.max())
         panels = [partial(draw_images, images=i, title=t, white=white) for t, i in shown]
         lines += [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
-    size = (INCHES * max(map(len, lines)), INCHES * len(lines))
-    figure = Figure(figsize=size, layout="constrained")
-    for axes, line in zip(
-        figure.subplots(len(lines), max(map(len, lines)), squeeze=False), lines, strict=True
+    width = max(map(len, lines))
+    figure = Figure(figsize=(INCHES * width, INCHES * len(lines)), layout="constrained")
+    for part, line in zip(
+        figure.subfigures(len(lines), 1, squeeze=False)[:, 0], lines, strict=True
     ):
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, draw in zip(axes, line, strict=False):
-            axis.set_axis_on()
-            draw(axis)
+        draw_row(part, line, width)
     return figure
 
 

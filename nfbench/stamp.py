@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nfbench.archive import files
 
 KEY = "Source"  # of the text in the PNG
-GALLERY, OTHERS = ".png", ("_gap.png", "_speed.png")  # of one seed, of all seeds
+# The end of a figure's name: what `nfbench plot TABLE` is told for it, and of which seed it is.
+FIGURES = {".png": ("", 0), "_gap.png": (" --gap", None), "_speed.png": (" --speed", None)}
 
 
 def stamp(table: str, root: Path, seed: int | None = None) -> dict[str, str]:
@@ -23,13 +24,11 @@ def stamp(table: str, root: Path, seed: int | None = None) -> dict[str, str]:
 
 def outdated(table: str, root: Path) -> Iterator[str]:
     """What is wrong with figures of a table: drawn of other records than there are, or broken."""
-    expected = {GALLERY: stamp(table, root, 0)} | dict.fromkeys(OTHERS, stamp(table, root))
-    commands = {GALLERY: "", "_gap.png": " --gap", "_speed.png": " --speed"}
-    for suffix, text in expected.items():
+    for suffix, (option, seed) in FIGURES.items():
         path = root / "results" / f"{table}{suffix}"
-        if path.exists() and stamped(path) != text[KEY]:
+        if path.exists() and stamped(path) != stamp(table, root, seed)[KEY]:
             place = path.relative_to(root).as_posix()
-            command = f"nfbench plot {table}{commands[suffix]}"
+            command = f"nfbench plot {table}{option}"
             yield f"{place} is not drawn from the records that there are; run `{command}`"
 
 
@@ -38,5 +37,5 @@ def stamped(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             return image.info.get(KEY)
-    except (OSError, UnidentifiedImageError):
+    except OSError:  # which an image that is none raises, too
         return None

@@ -224,13 +224,8 @@ def meaning(view: View) -> Iterator[str]:
 def by_chance(view: View) -> str:
     """How far the samples of a sound model are from the data in one of twenty audits, in words."""
     audits = [record.audit for entry in view.entries for record in entry.records]
-    found = sorted(
-        {
-            f"{a['sample_calibration_noise']:.2f}"
-            for a in audits
-            if a.get("sample_calibration_noise")
-        }
-    )
+    noises = [audit.get("sample_calibration_noise") for audit in audits]
+    found = sorted({f"{noise:.2f}" for noise in noises if noise})
     return f"; by chance it reaches {' or '.join(found)}" if found else ""
 
 
