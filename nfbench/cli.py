@@ -14,6 +14,7 @@ from nfbench import __version__
 from nfbench.cli_compare import compare
 from nfbench.cli_costs import costs
 from nfbench.cli_data import data
+from nfbench.cli_device import device_option, threads_option
 from nfbench.cli_plot import plot
 from nfbench.cli_report import report
 from nfbench.cli_sample import sample
@@ -66,14 +67,8 @@ def main() -> None:
 def machine_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of how to compute; they change no setting of an experiment."""
     options = (
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-        click.option(
-            "--threads",
-            default=1,
-            show_default=True,
-            type=click.IntRange(1),
-            help="CPU threads of a cell.",
-        ),
+        device_option,
+        threads_option,
         click.option(
             "--compile", is_flag=True, help="Compile the training step; pays for long runs."
         ),

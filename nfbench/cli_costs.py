@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from nfbench.cli_device import device_option, threads_option
 from nfbench.costs import LIMIT
 from nfbench.errors import UsageError
 from nfbench.exits import FAILED
@@ -12,10 +13,8 @@ from nfbench.exits import FAILED
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[TABLE|TABLE/ROW|TABLE/ROW/CELL]...")
 @click.option("--measure", is_flag=True, help="Measure these cells, or all, and then render.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads."
-)
+@device_option
+@threads_option
 @click.option(
     "--limit",
     default=LIMIT,

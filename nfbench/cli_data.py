@@ -14,7 +14,7 @@ def data_list() -> None:
     from rich.filesize import decimal
     from rich.table import Column, Table
 
-    from nfbench.console import console
+    from nfbench.console import new_console
     from nfbench.data import DATA, data_root
     from nfbench.data.manage import status
 
@@ -32,7 +32,7 @@ def data_list() -> None:
         sizes = " / ".join(f"{n:,}" for n in found.sizes)
         size = decimal(found.n_bytes) if found.n_bytes else ""
         view.add_row(name, found.title, sizes, found.state, size, found.where)
-    console().print(view)
+    new_console().print(view)
 
 
 @data.command("prepare")

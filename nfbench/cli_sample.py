@@ -2,6 +2,8 @@
 
 import click
 
+from nfbench.cli_device import device_option
+
 
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
@@ -20,7 +22,7 @@ import click
     help="Of the noise and of the choice of test images.",
 )
 @click.option("--label", type=int, help="Samples of this class, of a flow that is given labels.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 def sample(
     target: str, n: int, temperature: float, seed: int, label: int | None, device: str
 ) -> None:

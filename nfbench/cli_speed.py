@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfbench.cli_device import device_option, threads_option
 from nfbench.errors import UsageError
 from nfbench.exits import FAILED
 from nfbench.verdict import passes
@@ -22,10 +23,8 @@ ENDS = {name: f"{key}_curve_end" for name, key in KINDS.items()}
 @click.option("--row", "rows", multiple=True, help="Of a table only this row (repeatable).")
 @click.option("--cell", "cells", multiple=True, help="Of a table only this cell (repeatable).")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the runs; by default 0.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads."
-)
+@device_option
+@threads_option
 @click.option("--again", is_flag=True, help="Of a table also what has been measured here already.")
 def speed(
     target: str,

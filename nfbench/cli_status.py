@@ -47,10 +47,11 @@ def status(tables: tuple[str, ...], watch: bool) -> None:
         nfbench status
         nfbench status maf2017_table1 --watch
     """
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    from nfbench.console import new_console
+
+    console = new_console()
     if not watch:
         console.print(look(tables)[0])
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfbench.cli_device import device_option, threads_option
 from nfbench.cli_slurm import send_sweep, slurm_option
 from nfbench.errors import UsageError
 from nfbench.exits import FAILED, INTERRUPTED
@@ -25,14 +26,8 @@ log = logging.getLogger("nfbench")
     type=click.IntRange(1),
     help="Trials side by side; by default as many as cores allow, one on a GPU.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--threads",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="CPU threads of a trial.",
-)
+@device_option
+@threads_option
 @slurm_option
 @click.option(
     "--workers",

@@ -87,10 +87,10 @@ def check_tables(names: Sequence[str]) -> None:
 def show_table(view: "View", form: str) -> None:
     """Print a table in one of its forms."""
     from nfbench import tables
-    from nfbench.console import console
+    from nfbench.console import new_console
 
     if form == "terminal":
-        console().print(tables.terminal(view))
+        new_console().print(tables.terminal(view))
     else:
         render = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form]
         click.echo(render(view), nl=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from nfbench.errors import UsageError
 from nfbench.record import check_keys, check_seal, expect, find_root, write_atomic
-from nfbench.seal import config_hash, reject, seal
+from nfbench.seal import config_hash, seal, values_of
 from nfbench.sections import SECTIONS
 from nfbench.signatures import flow_names, flow_schema
 
@@ -177,7 +177,7 @@ def read(path: Path) -> Costs:
             a content of another path, or changed since it was written.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
+        values = values_of(path)
         check_keys("costs", values, FILE)
         check_seal(values.pop("sha256"), values)
         expect(values["version"] == VERSION, f"version: expected {VERSION}")

@@ -8,7 +8,6 @@ A record that exists is a cell that is done; its file carries the hash of its co
 """
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from filelock import FileLock
 
 from nfbench.atomic import replacing
 from nfbench.errors import UsageError
-from nfbench.seal import config_hash, reject, seal, sealed_text
+from nfbench.seal import config_hash, seal, sealed_text, values_of
 
 VERSION = 2
 LIKELIHOODS = ("exact", "estimate", "lower bound")
@@ -284,8 +283,7 @@ def read(path: Path) -> Record:
             or a content of another path, other settings than its hash's, or changed since.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
-        expect(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        values = values_of(path)
         check_version(values.get("version"))
         wrong = set(values) ^ {"sha256", *(field.name for field in fields(Record))}
         expect(not wrong, f"missing or unknown sections: {', '.join(sorted(wrong))}")

@@ -5,6 +5,7 @@ They are no signatures: who changes a record on purpose can seal it anew, which 
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from nfbench.errors import UsageError
@@ -28,6 +29,23 @@ def sealed_text(content: dict[str, Any]) -> str:
     """
     sealed = content | {"sha256": seal(content)}
     return json.dumps(sealed, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """The plain values of a sealed file, its seal among them.
+
+    Raises:
+        OSError: no such file.
+        ValueError: no whole JSON of an object, or a number that JSON does not have.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
+    except json.JSONDecodeError as error:
+        way = "restore it (git checkout), or move it away to have it made again"
+        raise UsageError(f"expected the JSON of a whole record, got {error}; {way}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"expected an object, got {type(values).__name__}")
+    return values
 
 
 def reject(constant: str) -> None:

@@ -509,7 +509,10 @@ def test_a_checkpoint_elsewhere_has_its_samples_beside_it(
         (("tiny/glow/digits", "--label", "3"), "expected none, as the flow is given no labels"),
         (("tiny/labelled/digits", "--label", "10"), "--label: expected 0 to 9; got 10"),
         (("tiny/labelled/digits", "--label", "-1"), "--label: expected 0 to 9; got -1"),
-        (("tiny/glow/digits", "--device", "tpu"), "device: expected auto or one of cpu"),
+        (
+            ("tiny/glow/digits", "--device", "tpu"),
+            "--device: expected one of auto, cpu, cuda; got 'tpu'",
+        ),
         (("tiny/gaussian/pinwheel",), "a run that has kept one"),
         (("tiny/glow/digits/5",), "there is no"),
         (

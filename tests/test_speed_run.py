@@ -218,7 +218,7 @@ def test_measured_under_the_same_conditions(root: Path) -> None:
         (["tiny/maf/pinwheel", "--again"], "expected a table with --row, --cell and --again"),
         (["tiny", "--row", "mfa"], "unknown row 'mfa' of tiny; did you mean 'maf'?"),
         (["tiny", "--cell", "moons"], "unknown cell 'moons'"),
-        (["tiny/maf/pinwheel", "--device", "tpu"], "device: expected auto or one of"),
+        (["tiny/maf/pinwheel", "--device", "tpu"], "--device: expected one of auto, cpu, cuda"),
     ],
 )
 @pytest.mark.usefixtures("root")

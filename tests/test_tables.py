@@ -574,7 +574,7 @@ def test_check_names_every_record_at_fault(root: Path, monkeypatch: pytest.Monke
         place.format(2): "config_hash: expected",
         place.format(3): "version: expected 2, got 1",
         place.format(4): "its content is results/small/maf_5/moons/5.json",
-        place.format(6): "Expecting property name",
+        place.format(6): "expected the JSON of a whole record, got Expecting property name",
         place.format(8): "its content is results/small/maf_5/moons/0.json",
         "results/small/maf_5/digits/0.json": "data fingerprint: expected",
     }

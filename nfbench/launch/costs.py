@@ -17,6 +17,7 @@ from rich.console import Console
 from nfbench import record
 from nfbench.catalog import load_table, table_names
 from nfbench.config import Experiment, resolve
+from nfbench.console import new_console
 from nfbench.costs import LIMIT, Cost, Costs, Timing, path_of, read, settings_hash, write
 from nfbench.data import DATA
 from nfbench.data.energies import Energy
@@ -101,7 +102,7 @@ def measure(
     Raises:
         UsageError: if a target or the device is unknown, or another process measures on it.
     """
-    console, root = Console(), root or record.find_root()
+    console, root = new_console(), root or record.find_root()
     targets = targets or table_names(root)
     jobs = {name: e for target in targets for name, e in cells_of(target, root)}
     bench = Bench(root, device, threads, limit)

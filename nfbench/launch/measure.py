@@ -6,9 +6,8 @@ Imports no torch itself.
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from nfbench import record, rendering, tables, tradeoff
+from nfbench.console import new_console
 
 from .plan import DONE, Job, plan
 from .reproduce import launch_with_bar
@@ -33,7 +32,7 @@ def measure_table(
     Raises:
         UsageError: if a table, row, cell or device is unknown.
     """
-    console = Console()
+    console = new_console()
     root = root or record.find_root()
     jobs = plan(table, rows=rows, cells=cells, seeds=(seed,), root=root)
     reasons = {job.name: reason(job, device, threads, again) for job in jobs}

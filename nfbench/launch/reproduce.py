@@ -15,6 +15,7 @@ from rich.table import Table
 
 from nfbench import plots, record, rendering, tables
 from nfbench.config import machine_words
+from nfbench.console import new_console
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
 from nfbench.units import duration
@@ -49,7 +50,7 @@ def reproduce(
     Raises:
         UsageError: if a table, row or cell is unknown.
     """
-    console = Console()
+    console = new_console()
     root = root or record.find_root()
     planned = plan(table, rows=rows, cells=cells, seeds=seeds, root=root)
     runnable = to_run(planned, only)

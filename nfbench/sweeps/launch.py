@@ -7,10 +7,10 @@ import platform
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nfbench.console import new_console
 from nfbench.data.manage import status
 from nfbench.errors import UsageError
 from nfbench.launch.local import Process, start, stopping
@@ -72,7 +72,7 @@ def show_plan(sweep: Sweep, n_jobs: int, *, device: str, threads: int) -> None:
 
     from .study import Study, standing
 
-    console = Console()
+    console = new_console()
     e = sweep.base
     console.print(
         f"{sweep.name}: {sweep.head.title}; {e.table}/{e.row} on {e.cell}, "

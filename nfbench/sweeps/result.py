@@ -3,7 +3,6 @@
 Imports no torch.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -20,7 +19,7 @@ from nfbench.record import (
     find_root,
     write_atomic,
 )
-from nfbench.seal import reject, sealed_text
+from nfbench.seal import sealed_text, values_of
 
 from .space import Sweep
 
@@ -134,8 +133,7 @@ def read(path: Path) -> Result:
             since it was written.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
-        expect(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        values = values_of(path)
         wrong = set(values) ^ {"sha256", *(field.name for field in fields(Result))}
         expect(not wrong, f"missing or unknown sections: {', '.join(sorted(wrong))}")
         sealed = values.pop("sha256")

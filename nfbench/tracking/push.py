@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from nfbench import leaderboard, tables
+from nfbench.console import new_console
 from nfbench.errors import UsageError
 from nfbench.leaderboard import Line
 from nfbench.record import Record, find_root
@@ -40,7 +41,7 @@ def push(
     Raises:
         UsageError: an unknown table, no records, no key, or a server that does not answer.
     """
-    root, console = root or find_root(), console or Console()
+    root, console = root or find_root(), console or new_console()
     found = leaderboard.views(names, every=every, root=root)
     if dry_run:
         if not console.is_terminal:  # a file or a pipe has room

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from nfbench.console import new_console
 from nfbench.errors import UsageError
 from nfbench.record import find_root
 
@@ -65,7 +66,7 @@ def sync(
     Raises:
         UsageError: no key, a server that does not answer, or another process that pushes.
     """
-    root, console = root or find_root(), console or Console()
+    root, console = root or find_root(), console or new_console()
     paths = paths or [root / "runs"]
     if dry_run:
         return push_all(paths, patience, console, dry_run=True)
