@@ -11,6 +11,7 @@ import torch
 import zuko.transforms
 from torch import Tensor, nn
 
+from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.coupling import Coupling
 from nfbench.transforms.lu import LULinear
@@ -116,6 +117,12 @@ def nflows_lu(ours: LULinear) -> nn.Module:
     peer.upper_entries.data = upper[rows.triu(1).bool()].detach()
     peer.unconstrained_upper_diag.data = inverse_softplus(diagonal.detach() - peer.eps)
     peer.bias.data = ours.bias.detach()
+    return peer
+
+
+def nflows_act_norm(ours: ActNorm) -> nn.Module:
+    peer = nflows.transforms.ActNorm(D).eval()
+    peer.log_scale.data, peer.shift.data = ours.log_gain.detach(), ours.bias.detach()
     return peer
 
 

@@ -22,6 +22,7 @@ from conversions import (
     PyroNet,
     Restated,
     inverse_softplus,
+    nflows_act_norm,
     nflows_additive_coupling,
     nflows_autoregressive,
     nflows_batch_norm,
@@ -38,6 +39,7 @@ from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
 from nfbench.nets.made import MADE
 from nfbench.nets.mlp import MLP
+from nfbench.transforms.actnorm import ActNorm
 from nfbench.transforms.autoregressive import Autoregressive
 from nfbench.transforms.base import Compose, Transform
 from nfbench.transforms.coupling import Coupling
@@ -129,6 +131,20 @@ def test_realnvp_with_batch_norm_agrees_with_nflows() -> None:
     peer = nflows.transforms.CompositeTransform(
         [first, *(convert[type(part)](part) for part in rest)]
     )
+    agree(flow.transform, peer.forward, peer.inverse)
+
+
+def test_glow_agrees_with_nflows() -> None:
+    flow = calibrated(FLOWS["glow"]([D], layers=4, hidden=(16,)))
+    convert = {
+        ActNorm: nflows_act_norm,
+        Permute: lambda ours: nflows.transforms.Permutation(ours.order),
+        LULinear: nflows_lu,
+        Coupling: nflows_coupling,
+    }
+    parts = [convert[type(part)](part) for part in flow.transform.parts]
+    assert len(parts) == 16
+    peer = nflows.transforms.CompositeTransform(parts)
     agree(flow.transform, peer.forward, peer.inverse)
 
 
