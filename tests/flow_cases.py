@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nice_gaussian_orthogonal": ("nice", {"prior": "gaussian", "mixing": "orthogonal"}),
     "nsf_affine": ("nsf", {"elementwise": "affine"}),
     "nsf_affine_autoregressive": ("nsf", {"elementwise": "affine", "kind": "autoregressive"}),
+    "realnvp_shared": ("realnvp", {"scale_net": "shared"}),
     "iaf_gate": ("iaf", {"scale": "gate"}),
     "glow_permutation": ("glow", {"mixing": "permutation"}),
     "planar_sampling": ("planar", {"fast": "sampling"}),
@@ -43,6 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 NEEDS_TWO_DIMENSIONS = {
     "realnvp",
+    "realnvp_shared",
     "nice",
     "nice_gaussian_orthogonal",
     "glow",

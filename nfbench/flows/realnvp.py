@@ -35,6 +35,7 @@ def realnvp(
     hidden: Sequence[int] = (100, 100),
     scale_activation: str = "tanh",
     shift_activation: str = "relu",
+    scale_net: Literal["own", "shared"] = "own",
     batch_norm: bool = True,
     scale: str = "exp",
     scale_bound: float = 5.0,
@@ -42,8 +43,9 @@ def realnvp(
 ) -> Flow:
     """Real NVP (K): ``layers`` affine couplings of alternate dimensions, halves swapped at each.
 
-    The scale net is tanh, the shift net relu; the log-scale is linear and unbounded unless
-    ``scale`` says otherwise.
+    The scale net is tanh, the shift net relu, as in the authors' code of Papamakarios et al.
+    (2017); if ``scale_net`` is shared, one net of the shift's activation gives both. The log-scale
+    is linear and unbounded unless ``scale`` says otherwise.
     """
     features = prod(event_shape)
     if features < 2:
@@ -54,19 +56,15 @@ def realnvp(
     parts: list[Transform] = [Permute(alternate(features))]
     for layer in range(layers):
         fixed, mapped = halves[::-1] if layer % 2 else halves
-        shift, raw_scale = (
-            MLP(
-                fixed,
-                mapped,
-                hidden=hidden,
-                activation=name,
-                context_features=context_features,
-                init=init,
-            )
-            for name in (shift_activation, scale_activation)
+        net = partial(
+            MLP, fixed, mapped, hidden=hidden, context_features=context_features, init=init
         )
+        if scale_net == "shared":
+            conditioner: nn.Module = net(n_parameters=2, activation=shift_activation)
+        else:
+            shift, raw_scale = net(activation=shift_activation), net(activation=scale_activation)
+            conditioner = ShiftAndScale(shift, raw_scale)
         affine = Affine(scale=scale, bound=scale_bound)
-        conditioner = ShiftAndScale(shift, raw_scale)
         parts.append(Coupling(conditioner, affine, n_first=halves[0], swap=layer % 2 == 1))
         if batch_norm:
             parts.append(BatchNorm(features))
