@@ -85,11 +85,11 @@ TORCH_FREE = {
     "tracking.mode": "errors",
     "tracking.log_file": "errors",
     "tracking.merge": "tracking.log_file",
-    "tracking.sync": "errors record tracking.log_file tracking.merge tracking.mode",
+    "tracking.sync": "console errors record tracking.log_file tracking.merge tracking.mode",
     "leaderboard": "catalog conditions errors record tables verdict",
     "tracking.report": "leaderboard tables",
-    "tracking.push": "errors leaderboard record tables tracking.identity tracking.mode"
-    " tracking.report",
+    "tracking.push": "console errors leaderboard record tables tracking.identity"
+    " tracking.mode tracking.report",
     "launch.plan": "catalog config errors record settings",
     "sweeps": "",
     "sweeps.space": "config errors record settings",
@@ -171,36 +171,41 @@ LAZY = {  # What computes is imported by these when it is called for, and not be
     " vae",
     "launch.estimate": "build config costs data flat machine module provenance schedule speed"
     " training units",
-    "launch.reproduce": "config data errors launch.estimate launch.local launch.plan plots record"
-    " rendering tables units",
-    "launch.costs": "build catalog checkpoint config costs data errors exits launch.apart"
-    " launch.estimate launch.local launch.plan launch.reproduce machine provenance record seal",
-    "launch.measure": "launch.plan launch.reproduce machine record rendering run tables"
-    " throughput tradeoff",
+    "launch.reproduce": "config console data errors launch.estimate launch.local"
+    " launch.plan plots record rendering tables units",
+    "launch.costs": "build catalog checkpoint config console costs data errors exits"
+    " launch.apart launch.estimate launch.local launch.plan"
+    " launch.reproduce machine provenance record seal",
+    "launch.measure": "console launch.plan launch.reproduce machine record rendering"
+    " run tables throughput tradeoff",
     "launch": "",
     "cli_compare": "comparison",
-    "cli_costs": "cost_page costs errors exits launch.costs record",
+    "cli_device": "errors",
+    "cli_costs": "cli_device cost_page costs errors exits launch.costs record",
     "cli_data": "console data",
     "cli_report": "report",
-    "cli_sample": "pages sampling",
-    "cli_speed": "catalog errors exits launch.measure throughput verdict",
+    "cli_sample": "cli_device pages sampling",
+    "cli_speed": "catalog cli_device errors exits launch.measure throughput verdict",
     "sweeps.trial": "config errors machine provenance run signals sweeps.study",
     "sweeps.work": "data errors provenance record run sweeps.pages sweeps.result sweeps.space"
     " sweeps.study sweeps.trial",
-    "sweeps.launch": "data errors launch.estimate launch.local sweeps.pages sweeps.result"
-    " sweeps.space sweeps.study units",
+    "sweeps.launch": "console data errors launch.estimate launch.local sweeps.pages"
+    " sweeps.result sweeps.space sweeps.study units",
     "cli_slurm": "config exits launch.doctor launch.profile launch.slurm record sweeps.space",
-    "cli_status": "cli_slurm errors exits launch.commands launch.control launch.manifest"
-    " launch.plan launch.profile launch.queue launch.reproduce launch.standing record",
-    "cli_sweep": "cli_slurm errors exits launch.reproduce logs signals summary sweeps.launch"
-    " sweeps.pages sweeps.result sweeps.space sweeps.work",
+    "cli_status": "cli_slurm console errors exits launch.commands launch.control"
+    " launch.manifest launch.plan launch.profile launch.queue"
+    " launch.reproduce launch.standing record",
+    "cli_sweep": "cli_device cli_slurm errors exits launch.reproduce logs signals"
+    " summary sweeps.launch sweeps.pages sweeps.result sweeps.space"
+    " sweeps.work",
     "cli_wandb": "exits tracking.push tracking.sync",
     "cli_table": "archive catalog cli_costs cli_sweep console errors record rendering stamp"
     " tables",
     "cli_plot": "gaps plots tradeoff",
-    "cli": "cli_compare cli_costs cli_data cli_plot cli_report cli_sample cli_slurm cli_speed"
-    " cli_status cli_sweep cli_table cli_wandb config data errors exits inspection"
-    " launch.reproduce logs record run signals summary world",
+    "cli": "cli_compare cli_costs cli_data cli_device cli_plot cli_report cli_sample"
+    " cli_slurm cli_speed cli_status cli_sweep cli_table cli_wandb config data"
+    " errors exits inspection launch.reproduce logs record run signals summary"
+    " world",
     "__main__": "cli",
 }
 ALLOWED = {name: set(text.split()) for name, text in (TORCH_FREE | TORCH | LAZY).items()}

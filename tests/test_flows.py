@@ -238,7 +238,7 @@ def test_bounded_scales_survive_extreme_rows(
     assert (flow.log_prob(x, given) < math.inf).all(), (
         "neither infinite nor NaN; only 0 density is allowed"
     )
-    torch.testing.assert_close(flow.transform.inverse(z, given)[0], x, rtol=1e-7, atol=1e-3)
+    torch.testing.assert_close(flow.transform.inverse(z, given)[0], x, rtol=1e-6, atol=1e-3)
 
 
 @cases(1, 2, contexts=(N_CONTEXT,))

@@ -24,6 +24,7 @@ STEP = 1e-5  # of the central differences
 SUITED: dict[str, dict[str, Any]] = {
     "maf": {"batch_norm": False},
     "realnvp": {"batch_norm": False},
+    "realnvp_shared": {"batch_norm": False},
     "nice": {"prior": "gaussian"},
     "nice_gaussian_orthogonal": {},
 }

@@ -244,7 +244,7 @@ def test_what_an_inverse_gets_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(codec, "decode", lambda *given: decode(*given) + 1 / N_LEVELS)
     x = digits(4)
     back, off = reconstruct(codec, x)
-    torch.testing.assert_close(off, torch.full(x.shape, 1 / N_LEVELS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(off, torch.full(x.shape, 1 / N_LEVELS), atol=5e-4, rtol=0)
     assert ((back - x) <= 2).all()
     assert (back != x).float().mean() > 0.9, "all but what was white"
 
