@@ -84,6 +84,17 @@ def realnvp(scale: str, layers: int, *, batch_norm: bool = False) -> Flow:
     return calibrated(flow)
 
 
+def composed(ours: Compose, convert: dict[type, Callable]) -> nn.Module:
+    """The same parts of nflows; ``convert`` says what those with a network become."""
+    convert = convert | {
+        ActNorm: nflows_act_norm,
+        BatchNorm: nflows_batch_norm,
+        LULinear: nflows_lu,
+        Permute: lambda part: nflows.transforms.Permutation(part.order),
+    }
+    return nflows.transforms.CompositeTransform([convert[type(part)](part) for part in ours.parts])
+
+
 def calibrated(flow: Flow) -> Flow:
     randomize(flow, spread=0.5)
     flow.eval().calibrate(torch.randn(200, D).cumsum(1))
@@ -100,10 +111,8 @@ def test_autoregressive_agrees_with_nflows(scale: str, reverse: bool) -> None:
 
 def test_maf_with_batch_norm_agrees_with_nflows() -> None:
     flow = calibrated(FLOWS["maf"]([D], layers=4, hidden=(16, 16)))
-    convert = {Autoregressive: nflows_autoregressive, BatchNorm: nflows_batch_norm}
-    parts = [convert[type(part)](part) for part in flow.transform.parts]
-    assert len(parts) == 8
-    peer = nflows.transforms.CompositeTransform(parts)
+    assert len(flow.transform.parts) == 8
+    peer = composed(flow.transform, {Autoregressive: nflows_autoregressive})
     agree(flow.transform, peer.forward, peer.inverse)
     x = torch.randn(N, D)
     z, log_det = peer(x)
@@ -125,26 +134,14 @@ def test_reversed_degrees_are_the_same_as_reversed_dimensions() -> None:
 
 def test_realnvp_with_batch_norm_agrees_with_nflows() -> None:
     flow = realnvp("sigmoid", 4, batch_norm=True)
-    permute, *rest = flow.transform.parts
-    convert = {Coupling: nflows_coupling, BatchNorm: nflows_batch_norm}
-    first = nflows.transforms.Permutation(permute.order)
-    peer = nflows.transforms.CompositeTransform(
-        [first, *(convert[type(part)](part) for part in rest)]
-    )
+    peer = composed(flow.transform, {Coupling: nflows_coupling})
     agree(flow.transform, peer.forward, peer.inverse)
 
 
 def test_glow_agrees_with_nflows() -> None:
     flow = calibrated(FLOWS["glow"]([D], layers=4, hidden=(16,)))
-    convert = {
-        ActNorm: nflows_act_norm,
-        Permute: lambda ours: nflows.transforms.Permutation(ours.order),
-        LULinear: nflows_lu,
-        Coupling: nflows_coupling,
-    }
-    parts = [convert[type(part)](part) for part in flow.transform.parts]
-    assert len(parts) == 16
-    peer = nflows.transforms.CompositeTransform(parts)
+    assert len(flow.transform.parts) == 16
+    peer = composed(flow.transform, {Coupling: nflows_coupling})
     agree(flow.transform, peer.forward, peer.inverse)
 
 
@@ -284,15 +281,8 @@ def test_spline_agrees_with_nflows(bins: int, inverse: bool) -> None:
 def test_neural_spline_flow_agrees_with_nflows(kind: str) -> None:
     flow = FLOWS["nsf"]([D], kind=kind, layers=3, hidden=16, blocks=1, unconditional=True)
     randomize(flow, spread=0.5)
-    convert = {
-        Permute: lambda ours: nflows.transforms.Permutation(ours.order),
-        LULinear: nflows_lu,
-        Coupling: nflows_spline,
-        Autoregressive: nflows_spline,
-    }
-    parts = [convert[type(part)](part) for part in flow.transform.parts]
-    assert len(parts) == 11
-    peer = nflows.transforms.CompositeTransform(parts)
+    assert len(flow.transform.parts) == 11
+    peer = composed(flow.transform, {Coupling: nflows_spline, Autoregressive: nflows_spline})
     agree(flow.transform, peer.forward, peer.inverse)
 
 
