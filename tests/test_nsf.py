@@ -173,12 +173,13 @@ def test_first_batch_of_glow_is_normalized_layer_by_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mixing", "n_linear"), [("linear", 3), ("reverse", 0), ("permutation", 0)]
+    ("mixing", "n_linear", "n_orders"),
+    [("linear", 3, 3), ("lu", 3, 0), ("reverse", 0, 3), ("permutation", 0, 3)],
 )
-def test_glow_mixes_as_it_is_told(mixing: str, n_linear: int) -> None:
+def test_glow_mixes_as_it_is_told(mixing: str, n_linear: int, n_orders: int) -> None:
     parts = glow([4], layers=3, hidden=(8,), mixing=mixing).transform.parts
     assert sum(isinstance(part, LULinear) for part in parts) == n_linear
-    assert sum(isinstance(part, Permute) for part in parts) == 3
+    assert sum(isinstance(part, Permute) for part in parts) == n_orders
 
 
 def test_residual_made_generates_exactly_at_the_size_of_bsds300() -> None:

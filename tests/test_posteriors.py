@@ -42,6 +42,7 @@ REFUSED = {
     "made_mog": "standard normal base, .* got AutoregressiveMixture",
     "maf_mog": "standard normal base, .* got AutoregressiveMixture",
     "glow": ACTNORM,
+    "glow_lu": ACTNORM,
     "glow_permutation": ACTNORM,
 }
 POSTERIORS = [name for name in [*VECTORS, *FURTHER] if name not in REFUSED]

@@ -30,15 +30,17 @@ def glow(
     layers: int = 10,
     hidden: Sequence[int] = (100, 100),
     activation: str = "tanh",
-    mixing: Literal["linear", "permutation", "reverse"] = "linear",
+    mixing: Literal["linear", "lu", "permutation", "reverse"] = "linear",
     scale: str = "sigmoid",
     scale_bound: float = 5.0,
     init: str = "near_zero",
 ) -> Flow:
     """Glow (K): ``layers`` steps of activation norm, linear map and affine coupling.
 
-    The linear map is a random permutation and triangular factors; ``mixing`` names the other two
-    of the paper's ablation (figure 3). The nets' last layer starts near zero.
+    The linear map is a random permutation and triangular factors; with ``mixing="lu"`` it is the
+    factors alone, which start as the identity: of few dimensions a random order often puts back
+    those that the couplings have swapped. The other mixings are those of the paper's ablation
+    (figure 3). The nets' last layer starts near zero.
     """
     features = prod(event_shape)
     n_first, n_second = halves("glow", features)

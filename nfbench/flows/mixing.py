@@ -20,6 +20,7 @@ MIXINGS: dict[str, Callable[[int], list[Transform]]] = {
     "reverse": lambda features: [Permute(list(range(features))[::-1])],
     "permutation": lambda features: [shuffle(features)],
     "orthogonal": lambda features: [Orthogonal(features)],
+    "lu": lambda features: [LULinear(features)],
     "linear": lambda features: [shuffle(features), LULinear(features)],
 }
 
