@@ -51,21 +51,32 @@ class Audited:
 
 @torch.no_grad()
 def audit(model: DensityModel, x: Tensor) -> Audit:
-    """Check a flow against itself on rows of data (N, *event), in float64 unless it says not.
+    """Check a flow against itself on rows of data (N, *event).
+
+    In float64, but for what says float32:
 
     - ``log_det_error``: largest |log_det - log|det J|| over rows, J by autograd; null above 1024
       dimensions.
+    - ``base_log_prob_error``: the same of the base at noise of its own, whose map to the
+      probabilities ``P(Z_d <= z_d | z_<d)`` has the density as its determinant.
     - ``round_trip_error``, ``round_trip_error_float32``: largest |inverse(forward(x)) - x|.
-    - ``passes_per_log_prob``, ``passes_per_sample``: network evaluations that wait for each other.
     - ``sample_log_prob_error``: largest difference between the log-density that sampling gives and
       that of the sample.
+
+    Of the networks:
+
+    - ``passes_per_log_prob``, ``passes_per_sample``: evaluations that wait for each other.
+
+    In the model's own precision:
+
     - ``sample_calibration``: Kolmogorov-Smirnov distance between the log-likelihoods of 1000
       samples and of as many rows; samples of the data's own distribution exceed
       ``sample_calibration_noise`` in one of twenty cases.
     - ``non_finite_samples``: how many of them hold NaN or infinity.
     - ``mass``: integral of the density over a square around two-dimensional data, which holds
       half as much again on each axis.
-    - ``non_finite``: how many of these came out as NaN or infinity, and are null here.
+
+    ``non_finite`` is how many of these came out as NaN or infinity, and are null here.
 
     Dequantization is left out: what is checked is the map from the dequantized data on. Of an
     autoencoder it is the posterior's flow, at latents that it draws for the rows. Labels are taken
@@ -80,6 +91,7 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
             return {}
         found: Audit = {
             "log_det_error": log_det_error(part),
+            "base_log_prob_error": base_log_prob_error(part),
             "round_trip_error": round_trip_error(part),
             "round_trip_error_float32": round_trip_error(part.float()),
             "passes_per_log_prob": part.passes[0],
@@ -129,18 +141,31 @@ def posterior_part(model: VAE, x: Tensor) -> Audited:
 @torch.enable_grad()
 def log_det_error(part: Audited) -> float | None:
     """Largest difference over rows between log_det and autograd's, in nats."""
-    n_dims = part.x[0].numel()
-    if n_dims > MAX_JACOBIAN:
+    if part.x[0].numel() > MAX_JACOBIAN:
         return None
     x = part.x.clone().requires_grad_()
     z, log_det = part.transform(x, part.context)
+    return float((log_det - log_det_by_autograd(x, z)).abs().max().detach())
+
+
+@torch.enable_grad()
+def base_log_prob_error(part: Audited) -> float | None:
+    """Largest difference over draws between the base's log_prob and autograd's, in nats."""
+    if part.x[0].numel() > MAX_JACOBIAN:
+        return None
+    z = part.base.sample(len(part.x), part.context).detach().requires_grad_()
+    found = log_det_by_autograd(z, part.base.cdf(z, part.context))
+    return float((part.base.log_prob(z, part.context) - found).abs().max().detach())
+
+
+def log_det_by_autograd(x: Tensor, z: Tensor) -> Tensor:
+    """log|det dz/dx| of each row, (B,)."""
     # No row depends on another: the sum over rows of one dimension gives that of each row.
     rows = [
         torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1)
         for column in z.flatten(1).unbind(1)
     ]
-    jacobian = torch.stack(rows, 1)  # (B, D, D)
-    return float((torch.linalg.slogdet(jacobian).logabsdet - log_det).abs().max().detach())
+    return torch.linalg.slogdet(torch.stack(rows, 1)).logabsdet
 
 
 def round_trip_error(part: Audited) -> float:

@@ -172,6 +172,8 @@ def faults_of(audit: Mapping[str, Any], allowed: float) -> Iterator[str]:
         yield "log-det not measured"
     elif audit["log_det_error"] > allowed:
         yield "log-det off"
+    if (audit.get("base_log_prob_error") or 0.0) > allowed:
+        yield "base density off"
     both_ways = [audit.get(key) or 0.0 for key in ("round_trip_error", "sample_log_prob_error")]
     if max(both_ways) > allowed:
         yield "inverse off"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nfbench.audit import audit
 from nfbench.distributions.base import StandardNormal
+from nfbench.distributions.made_mog import AutoregressiveMixture
 from nfbench.flows.flow import Flow
 from nfbench.flows.maf import maf
 from nfbench.flows.preprocessed import Preprocessed
@@ -39,7 +40,8 @@ def faulty(log_det: float = 1.0, inverse: float = 0.5) -> Flow:
 @pytest.mark.parametrize("name", ["gaussian", "made_mog", "maf", "realnvp", "planar", "iaf"])
 def test_a_sound_flow_passes(name: str) -> None:
     found = audit(random_flow(name, 2, spread=0.3), torch.randn(200, 2))
-    for check in ("log_det_error", "round_trip_error", "sample_log_prob_error"):
+    checks = "log_det_error", "base_log_prob_error", "round_trip_error", "sample_log_prob_error"
+    for check in checks:
         assert found[check] is not None
         assert found[check] < 1e-9
     assert found["round_trip_error_float32"] < 1e-3
@@ -63,6 +65,21 @@ def test_a_doubled_log_det_shows_in_its_error_and_in_the_mass() -> None:
     assert found["log_det_error"] == pytest.approx(2 * math.log(2))
     assert found["mass"] == pytest.approx(4, abs=0.01)
     assert found["round_trip_error"] == 0
+
+
+def test_a_base_of_another_mass_shows_where_the_transform_is_the_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound = AutoregressiveMixture.log_terms
+
+    def faulty_terms(self: AutoregressiveMixture, z: Tensor, parameters: Tensor) -> Tensor:
+        return sound(self, z, parameters) - math.log(1.5)
+
+    monkeypatch.setattr(AutoregressiveMixture, "log_terms", faulty_terms)
+    found = audit(random_flow("made_mog", 3, spread=0.3), torch.randn(50, 3))
+    assert found["base_log_prob_error"] == pytest.approx(3 * math.log(1.5))
+    assert found["log_det_error"] == 0
+    assert found["sample_log_prob_error"] < 1e-9
 
 
 def test_a_wrong_inverse_shows_in_the_round_trip_and_the_samples() -> None:

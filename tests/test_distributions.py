@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from oracles import close, concrete_subclasses, randomize
+from scipy.stats import kstest
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -70,6 +71,18 @@ def test_shapes_dtypes_and_devices_follow_the_module(name: str, n: int) -> None:
         assert base.log_prob(sample).shape == (n,)
         assert base.log_prob(sample).dtype == dtype
     assert base.to("meta").sample(n).is_meta
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_log_prob_is_the_log_det_of_the_distribution_functions(name: str) -> None:
+    base = BASES[name]()
+    z = base.sample(7)
+    jacobian = torch.autograd.functional.jacobian(lambda z: base.cdf(z).sum(0), z).transpose(0, 1)
+    torch.testing.assert_close(base.log_prob(z), torch.linalg.slogdet(jacobian).logabsdet)
+    u = base.cdf(base.sample(4000))
+    assert ((u >= 0) & (u <= 1)).all()
+    for column in u.detach().unbind(1):
+        assert kstest(column, "uniform").pvalue > 1e-4
 
 
 @pytest.mark.parametrize("event_shape", [(1,), (5,), (2, 3)])

@@ -355,6 +355,7 @@ def test_a_mean_that_a_single_test_point_carries_is_marked(
         (SOUND | {"non_finite_samples": 3}, "samples not finite", "1e-14 / 2e-06"),
         (SOUND | {"round_trip_error": None, "non_finite": 1}, "not finite", "1e-14 / 2e-06"),
         (SOUND | {"log_det_error": 0.7}, "log-det off", "7e-01 / 2e-06"),
+        (SOUND | {"base_log_prob_error": 0.1}, "base density off", "1e-14 / 2e-06"),
         (SOUND | {"round_trip_error": 1e-3}, "inverse off", "1e-14 / 2e-06"),
         (SOUND | {"sample_log_prob_error": 0.1}, "inverse off", "1e-14 / 2e-06"),
         ({}, "not audited", ""),

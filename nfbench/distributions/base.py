@@ -28,6 +28,13 @@ class Distribution(nn.Module, ABC):
                 has no center to scale around.
         """
 
+    @abstractmethod
+    def cdf(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``u_d = P(Z_d <= z_d | z_<d)``, of noise (B, *event): uniform where z is of the density.
+
+        ``|det du/dz| = p(z)``, by which ``log_prob`` can be checked (Rosenblatt 1952).
+        """
+
 
 def scaled(noise: Tensor, temperature: float) -> Tensor:
     """``T z`` of noise z around 0: T times as wide, and for T = 0 the center itself.
@@ -62,12 +69,21 @@ class Parameterless(Distribution):
         self.event_shape = tuple(event_shape)
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
+    def check(self, z: Tensor) -> None:
+        """Refuse noise of another shape, whose density would be that of other dimensions."""
+        if z.shape[1:] != self.event_shape:
+            raise ValueError(
+                f"data: expected rows that become noise of shape {self.event_shape}, as the flow "
+                f"was built for, got such of shape {tuple(z.shape[1:])}"
+            )
+
 
 class StandardNormal(Parameterless):
     """log p(z) = -|z|^2 / 2 - (D/2) log 2 pi."""
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of each row in nats, shape (B,)."""
+        self.check(z)
         constant = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
         return -0.5 * z.square().flatten(1).sum(1) - constant
 
@@ -77,12 +93,17 @@ class StandardNormal(Parameterless):
         noise = torch.randn(n, *self.event_shape, dtype=like.dtype, device=like.device)
         return scaled(noise, temperature)
 
+    def cdf(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``Phi(z)`` of each dimension, (B, *event)."""
+        return torch.special.ndtr(z)
+
 
 class Uniform(Parameterless):
     """Uniform on [0, 1)^D: log p(z) = 0 inside, -inf outside."""
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of each row in nats, shape (B,)."""
+        self.check(z)
         inside = ((z >= 0) & (z < 1)).flatten(1).all(1)
         return torch.where(inside, 0.0, -math.inf).to(z.dtype)
 
@@ -90,3 +111,7 @@ class Uniform(Parameterless):
         """Draw n rows (n, *event); the temperature is 1."""
         refuse_temperature(self, temperature)
         return torch.rand(n, *self.event_shape, dtype=self.anchor.dtype, device=self.anchor.device)
+
+    def cdf(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``z`` cut to [0, 1], (B, *event)."""
+        return z.clamp(0, 1)

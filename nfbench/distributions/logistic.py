@@ -12,6 +12,7 @@ class Logistic(Parameterless):
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of each row in nats, shape (B,)."""
+        self.check(z)
         return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(1)
 
     def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
@@ -21,3 +22,7 @@ class Logistic(Parameterless):
         # Neither end of the interval: the logit would be infinite.
         noise = torch.logit(uniform, eps=torch.finfo(like.dtype).eps / 4)
         return scaled(noise, temperature)
+
+    def cdf(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``1 / (1 + exp -z)`` of each dimension, (B, *event)."""
+        return z.sigmoid()

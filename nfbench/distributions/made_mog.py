@@ -50,6 +50,12 @@ class AutoregressiveMixture(Distribution):
         """Log-density of each row in nats, shape (B,), in one pass."""
         return self.log_terms(z, self.made(z, context)).sum(1)
 
+    def cdf(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``sum_k pi_dk Phi((z_d - m_dk) exp(p_dk / 2))`` of each dimension, (B, D)."""
+        logits, means, log_precisions = self.split(self.made(z, context))
+        below = torch.special.ndtr((z - means) * torch.exp(0.5 * log_precisions))
+        return (logits.softmax(0) * below).sum(0)
+
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pick a component per scalar and color its noise; return the value and log-density."""
         logits, means, log_precisions = self.split(parameters)
