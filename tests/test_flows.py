@@ -307,6 +307,33 @@ def test_a_context_that_does_not_fit_is_refused(name: str) -> None:
         small(name, 2).log_prob(x, torch.randn(3, 2))
 
 
+@cases(3, contexts=(N_CONTEXT,))
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_context_of_more_or_fewer_rows_is_refused(
+    name: str, features: int, n_context: int, n: int
+) -> None:
+    flow, given = random_flow(name, features, n_context), torch.randn(n, n_context)
+    log_prob = partial(flow.log_prob, torch.randn(3, features))
+    for call in (log_prob, partial(flow.sample, 3), partial(flow.sample_with_log_prob, 3)):
+        with pytest.raises(ValueError, match=f"context: expected 3 rows, .* got {n}"):
+            call(given)
+
+
+@cases(3, contexts=(0,))
+@pytest.mark.parametrize("width", [2, 4])
+def test_data_of_another_width_are_refused(
+    name: str, features: int, n_context: int, width: int
+) -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        random_flow(name, features).log_prob(torch.randn(5, width))
+
+
+@EVERY
+def test_integers_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"data: expected float32 or float64, got torch\.uint8"):
+        random_flow(name, 3).log_prob(torch.ones(2, 3, dtype=torch.uint8))
+
+
 @cases(3, contexts=(0,))
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_named(

@@ -1,28 +1,54 @@
 """What a transform cannot take it refuses, and says what would work."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from nfbench.flows.nsf import nsf
+from nfbench.flows.realnvp import realnvp
 from nfbench.nets.made import MADE
+from nfbench.nets.mlp import MLP
+from nfbench.transforms.actnorm import ActNorm
+from nfbench.transforms.base import Compose
 from nfbench.transforms.elementwise import Affine
 from nfbench.transforms.inverse import Inverse
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.normalize import BatchNorm
 from nfbench.transforms.permute import Permute
+from nfbench.transforms.rescale import Rescale
+from nfbench.transforms.running_norm import RunningNorm
+from nfbench.transforms.sylvester import Sylvester
 from nfbench.transforms.whiten import Whiten
+
+ROWS = torch.arange(18.0).view(9, 2) ** 2
+FIRST = torch.tensor([[1.0, 0.0]]).expand(9, 2)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: Permute([0, 0, 2]), "permutation of 0..2"),
-        (lambda: Logit(0.5), r"alpha in \[0, 0.5\)"),
+        (lambda: Permute([1, 0])(torch.zeros(1, 3)), "expected 2 dimensions to reorder, got 3"),
+        (lambda: Logit(0.5), r"alpha in \(0, 0.5\)"),
+        (lambda: Logit(0), r"alpha in \(0, 0.5\), got 0"),
+        (lambda: Rescale(math.inf), "preprocess.scale: expected a positive number, got inf"),
         (lambda: Affine(scale="tan"), "one of exp, .*got 'tan'"),
-        (lambda: Affine(bound=0), "positive number"),
-        (lambda: Inverse(BatchNorm(2)), "without data statistics"),
+        (lambda: Affine(bound=0), "scale_bound: expected a positive number, got 0"),
+        (lambda: Affine(bound=math.nan), "scale_bound: expected a positive number, got nan"),
+        (lambda: Inverse(BatchNorm(2)), "without data statistics, got one with BatchNorm"),
+        (lambda: Inverse(Compose([ActNorm(2)])), "got one with ActNorm"),
+        (lambda: Inverse(RunningNorm(2, torch.ones(1, 2, 2))), "got one with RunningNorm"),
+        (lambda: BatchNorm(2)(torch.zeros(1, 2)), "at least 2 rows, got 1; .*batch_size"),
         (lambda: Whiten(2).calibrate(torch.ones(9, 2)), "singular"),
+        (lambda: Whiten(2, context_features=2).calibrate(ROWS, FIRST), "class 1: .* none of 9"),
+        (lambda: MLP(2, 2, dropout=0.1), "dropout: expected 0 without residual blocks"),
+        (lambda: MADE(2, dropout=0.1), "dropout: expected 0 without residual blocks"),
+        (lambda: realnvp([2], scale_net="shard"), "scale_net: expected one of own, shared"),
+        (lambda: nsf([2], kind="autoregressive", unconditional=True), "unconditional: .* false"),
+        (lambda: nsf([2], elementwise="affine", unconditional=True), "unconditional: .* false"),
+        (lambda: Sylvester(2, layers=1, kind="householder", reflections=0), "reflections: .* 1,"),
         (
             lambda: MADE(2, context_features=1)(torch.zeros(1, 2)),
             "got none; this flow is conditional",

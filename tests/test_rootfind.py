@@ -140,6 +140,11 @@ def test_tanh_solution_has_the_gradient_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(solve_tanh, (q, torch.tensor(0.4).requires_grad_()), atol=1e-6)
 
 
+def test_tanh_solution_has_second_derivatives() -> None:
+    q, slack = torch.tensor([-3.0, 0.2, 1.5]), torch.tensor([0.3, 0.05, 2.0])
+    assert torch.autograd.gradgradcheck(solve_tanh, (q.requires_grad_(), slack.requires_grad_()))
+
+
 def test_tanh_solution_passes_through_functional_gradients() -> None:
     q, slack = torch.randn(5), torch.rand(5) + 0.1
     expected = 1 / tanh_slope(solve_tanh(q, slack).tanh(), slack)

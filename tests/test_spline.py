@@ -170,8 +170,9 @@ def test_temperature_divides_widths_and_heights_alone() -> None:
     [
         ({"bins": 0}, "bins: expected a number in 1..999, got 0"),
         ({"bins": 1000}, "got 1000"),
-        ({"tail_bound": 0.0}, "expected positive numbers, got 0.0, 1.0"),
-        ({"temperature": -1.0}, "expected positive numbers, got 3.0, -1.0"),
+        ({"tail_bound": 0.0}, "tail_bound: expected a positive number, got 0.0"),
+        ({"tail_bound": float("nan")}, "tail_bound: expected a positive number, got nan"),
+        ({"temperature": -1.0}, "temperature: expected a positive number, got -1.0"),
     ],
 )
 def test_errors_say_what_was_expected(arguments: dict, message: str) -> None:

@@ -15,7 +15,7 @@ class ClassConditional(DensityModel):
     """``log p(x) = logsumexp_c log p(x | c) - log C``: the label marginalized, all C as likely.
 
     Given labels (B,) as context, ``log p(x | label)``, which is what is trained (Papamakarios et
-    al. 2017, section 4.2 and authors' code). The flow is conditioned on the label's one-hot code.
+    al. 2017, section 4.3 and authors' code). The flow is conditioned on the label's one-hot code.
 
     Raises:
         ValueError: when called, if labels are not integers (B,); in evaluation, if they are not

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nfbench.density import DensityModel
 from nfbench.distributions.base import Distribution
@@ -28,10 +28,11 @@ class Flow(DensityModel):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
         Raises:
-            ValueError: if flow or data are in half precision; in evaluation, if a row of data or
-                context is not finite; names the first.
+            ValueError: if flow or data are not in float32 or float64, or a context has not as many
+                rows; in evaluation, if a row of data or context is not finite; names the first.
         """
-        check_precision(x, self)
+        check_precision(data=x, flow=next(self.parameters(), x))
+        check_rows(len(x), context)
         if not self.training:
             check_finite(data=x, context=context)
         with without_autocast(x.device):
@@ -46,9 +47,10 @@ class Flow(DensityModel):
         temperature of Glow (Kingma & Dhariwal 2018, section 6).
 
         Raises:
-            ValueError: if the base has no samples of this temperature; in evaluation, if a row of
-                the context is not finite.
+            ValueError: if the base has no samples of this temperature, or a context has not n
+                rows; in evaluation, if a row of the context is not finite.
         """
+        check_rows(n, context)
         if not self.training:
             check_finite(context=context)
         with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
@@ -60,7 +62,15 @@ class Flow(DensityModel):
 
         ``log p(x) = log p_base(z) - log|det dx/dz|``, x = inverse(z): both can be differentiated
         by the parameters, which is what divergences from samples are trained by.
+
+        Raises:
+            ValueError: if the flow is not in float32 or float64, or a context has not n rows; in
+                evaluation, if a row of the context is not finite.
         """
+        check_precision(flow=next(chain(self.parameters(), self.base.buffers())))
+        check_rows(n, context)
+        if not self.training:
+            check_finite(context=context)
         with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
             noise = self.base.sample(n, context)
             x, log_det = self.transform.inverse(noise, context)
@@ -73,23 +83,38 @@ class Flow(DensityModel):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set the statistics that the transform takes from the training set (N, *event)."""
+        """Set the statistics that the transform takes from the training set (N, *event).
+
+        Raises:
+            ValueError: if a context has not N rows, or a row is not finite; names the first.
+        """
+        check_rows(len(x), context)
+        check_finite(data=x, context=context)
         training = self.training
         self.eval()
         try:
-            self.transform.calibrate(x, context)
+            with without_autocast(x.device):
+                self.transform.calibrate(x, context)
         finally:
             self.train(training)
 
 
-def check_precision(x: Tensor, flow: nn.Module) -> None:
-    """Refuse a precision in which likelihoods would be off by whole nats."""
-    for what, dtype in (("data", x.dtype), ("flow", next(flow.parameters(), x).dtype)):
-        if dtype in (torch.float16, torch.bfloat16):
+def check_precision(**tensors: Tensor) -> None:
+    """Refuse a precision in which likelihoods would be off by whole nats, and integers."""
+    for what, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"{what}: expected float32 or float64, got {dtype}, in which no likelihood is "
-                "computed; convert data and flow with .float()"
+                f"{what}: expected float32 or float64, got {tensor.dtype}, in which no likelihood "
+                "is computed; convert data and flow with .float()"
             )
+
+
+def check_rows(n: int, context: Tensor | None) -> None:
+    """Refuse a context that is not one row for each row of data."""
+    if context is not None and len(context) != n:
+        raise ValueError(
+            f"context: expected {n} rows, one for each row of data, got {len(context)}"
+        )
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

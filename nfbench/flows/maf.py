@@ -130,6 +130,7 @@ def maf_mog(
         activation=activation,
         reverse=layers % 2 == 1,
         context_features=context_features,
+        init=init,
     )
     return Flow(AutoregressiveMixture(base, components), flow.transform)
 

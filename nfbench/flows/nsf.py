@@ -51,12 +51,17 @@ def nsf(
     """
     if kind not in ("coupling", "autoregressive"):
         raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")
+    if unconditional and (kind, elementwise) != ("coupling", "rational_quadratic"):
+        raise ValueError(
+            "unconditional: expected false, as only couplings with splines map the half that "
+            f"conditions; got kind={kind}, elementwise={elementwise}"
+        )
     features = prod(event_shape)
     spline = partial(RationalQuadratic, bins=bins, tail_bound=tail_bound)
     # In the authors' code the couplings' widths and heights are divided by this, the others' not.
     temperature = hidden**0.5 if kind == "coupling" else 1.0
     inner = elementwise_named(elementwise, spline(temperature=temperature), scale)
-    free = spline if unconditional and elementwise == "rational_quadratic" else None
+    free = spline if unconditional else None
     net: dict[str, Any] = {
         "n_parameters": inner.n_parameters,
         "hidden": [hidden] * (2 * blocks + 1),

@@ -4,8 +4,7 @@ from torch import nn
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.nets.first_batch import FirstBatch
-from nfbench.nets.running import RunningStatistics
-from nfbench.transforms.base import Transform
+from nfbench.transforms.statistics import takes_statistics
 from nfbench.transforms.whiten import Whiten
 
 from .flow import Flow
@@ -46,10 +45,6 @@ def obstacle(module: nn.Module) -> str | None:
             "which starts from the first batch of data; realnvp with batch_norm=false, or nsf, "
             "has couplings without"
         )
-    running = isinstance(module, RunningStatistics)
-    calibrated = isinstance(module, Transform) and (
-        module.needs_calibration or not module.inverts_in_training
-    )
-    if running or calibrated:
+    if takes_statistics(module):
         return "which takes statistics from data; set batch_norm=false"
     return None

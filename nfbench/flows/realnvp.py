@@ -24,7 +24,7 @@ from nfbench.transforms.running_norm import RunningNorm
 from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
-from .mixing import image_shape
+from .mixing import halves, image_shape
 
 
 def realnvp(
@@ -47,15 +47,14 @@ def realnvp(
     (2017); if ``scale_net`` is shared, one net of the shift's activation gives both. The log-scale
     is linear and unbounded unless ``scale`` says otherwise.
     """
+    if scale_net not in ("own", "shared"):
+        raise ValueError(f"scale_net: expected one of own, shared; got {scale_net!r}")
     features = prod(event_shape)
-    if features < 2:
-        raise ValueError(
-            f"realnvp: expected at least 2 dimensions to split in halves, got {features}"
-        )
-    halves = (features - features // 2, features // 2)  # even, odd dimensions
+    n_even, n_odd = halves("realnvp", features)
     parts: list[Transform] = [Permute(alternate(features))]
     for layer in range(layers):
-        fixed, mapped = halves[::-1] if layer % 2 else halves
+        swap = layer % 2 == 1
+        fixed, mapped = (n_odd, n_even) if swap else (n_even, n_odd)
         net = partial(
             MLP, fixed, mapped, hidden=hidden, context_features=context_features, init=init
         )
@@ -65,7 +64,7 @@ def realnvp(
             shift, raw_scale = net(activation=shift_activation), net(activation=scale_activation)
             conditioner = ShiftAndScale(shift, raw_scale)
         affine = Affine(scale=scale, bound=scale_bound)
-        parts.append(Coupling(conditioner, affine, n_first=halves[0], swap=layer % 2 == 1))
+        parts.append(Coupling(conditioner, affine, n_first=n_even, swap=swap))
         if batch_norm:
             parts.append(BatchNorm(features))
     return Flow(StandardNormal([features]), Compose(parts))

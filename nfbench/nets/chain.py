@@ -8,12 +8,18 @@ from torch import Tensor
 from .activations import ACTIVATIONS
 
 
-def check_blocks(hidden: Sequence[int]) -> None:
+def check_blocks(hidden: Sequence[int], residual: bool, dropout: float) -> None:
     """Check that hidden layers are one and two for each residual block, all of one width.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if they are not, or if there is dropout without such blocks.
     """
+    if not residual:
+        if dropout:
+            raise ValueError(
+                f"dropout: expected 0 without residual blocks, which alone have it; got {dropout}"
+            )
+        return
     if len(hidden) % 2 == 0 or len(set(hidden)) > 1:
         raise ValueError(
             "hidden: expected an odd number of layers of one width for residual blocks, "

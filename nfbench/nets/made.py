@@ -43,8 +43,7 @@ class MADE(nn.Module):
         super().__init__()
         if not hidden:
             raise ValueError("hidden: expected at least one hidden layer, got none")
-        if residual:
-            check_blocks(hidden)
+        check_blocks(hidden, residual, dropout)
         self.residual, self.dropout = residual, dropout
         self.features, self.n_parameters = features, n_parameters
         self.context_features = context_features

@@ -33,8 +33,7 @@ class MLP(nn.Module):
         init: str = "paper",
     ) -> None:
         super().__init__()
-        if residual:
-            check_blocks(hidden)
+        check_blocks(hidden, residual, dropout)
         self.residual, self.dropout = residual, dropout
         self.n_parameters, self.out_features = n_parameters, out_features
         self.context_features = context_features

@@ -20,7 +20,7 @@ class Normalized(nn.Module, ABC):
 
     v starts as N(0, 0.05^2); s and b start so that each feature has mean 0 and standard deviation
     ``std`` over the first batch in training (section 3). A feature that does not vary over it
-    keeps s = log std and b = 0.
+    keeps s = log std, and b = -std times its value.
 
     Args:
         shape: of v. axis: that of the output features.

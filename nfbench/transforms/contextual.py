@@ -14,7 +14,7 @@ class Contextual(Transform):
     depends on the context alone.
 
     Raises:
-        ValueError: if the transform takes statistics from data.
+        ValueError: if the transform takes statistics of the whole training set.
     """
 
     def __init__(self, transform: Transform, net: nn.Module) -> None:

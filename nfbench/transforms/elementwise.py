@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .tolerance import check_positive
+
 # softplus(x + SOFTPLUS_SHIFT) = 1 at x = 0, so that a zero output means the identity.
 SOFTPLUS_SHIFT = math.log(math.e - 1)
 
@@ -72,7 +74,7 @@ class Affine(Elementwise):
     ``softplus`` s = log softplus(a + log(e-1)); ``clamp`` s = a cut to [-b, b]; b is ``bound``.
 
     Raises:
-        ValueError: if ``scale`` is none of these, or ``bound`` is not positive.
+        ValueError: if ``scale`` is none of these, or ``bound`` is not positive and finite.
     """
 
     n_parameters = 2
@@ -81,8 +83,7 @@ class Affine(Elementwise):
         super().__init__()
         if scale not in SCALES:
             raise ValueError(f"scale: expected one of {', '.join(SCALES)}; got {scale!r}")
-        if bound <= 0:
-            raise ValueError(f"scale_bound: expected a positive number, got {bound}")
+        check_positive(scale_bound=bound)
         self.scale, self.bound = scale, bound
 
     def log_scale(self, a: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from .base import Transform
+from .statistics import takes_statistics
 
 
 class Inverse(Transform):
@@ -20,10 +21,12 @@ class Inverse(Transform):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
-        if transform.needs_calibration:
-            raise ValueError(
-                "Inverse: expected a transform without data statistics; put batch norm beside it"
-            )
+        for module in transform.modules():
+            if takes_statistics(module):
+                raise ValueError(
+                    "Inverse: expected a transform without data statistics, got one with "
+                    f"{type(module).__name__}; put it beside it"
+                )
         self.transform = transform
         self.likelihood = transform.likelihood
         self.passes, self.inverse_passes = transform.inverse_passes, transform.passes

@@ -20,13 +20,14 @@ class Logit(Transform):
     has no bound below 1. log_det = sum_d [log scale - log s_d - log(1 - s_d)].
 
     Raises:
-        ValueError: if ``alpha`` is outside [0, 1/2), or ``form`` is neither.
+        ValueError: if ``alpha`` is outside (0, 1/2), or ``form`` is neither.
     """
 
     def __init__(self, alpha: float, *, form: str = "symmetric") -> None:
         super().__init__()
-        if not 0 <= alpha < 0.5:
-            raise ValueError(f"logit: expected alpha in [0, 0.5), got {alpha}")
+        # With alpha = 0 the logit of noise that is exactly 0 would be infinite.
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"logit: expected alpha in (0, 0.5), got {alpha}")
         if form not in FORMS:
             raise ValueError(f"logit_form: expected one of {', '.join(FORMS)}; got {form!r}")
         self.alpha, self.scale = alpha, 1 - FORMS[form] * alpha

@@ -12,7 +12,7 @@ class BatchNorm(Transform):
 
     Training takes mean and variance (ddof 0) from the minibatch; evaluation and sampling take
     those of the whole training set, which ``calibrate`` measures (Papamakarios et al. 2017,
-    section 3.3 and authors' code). A density in training mode is not a density of single points.
+    appendix B and authors' code). A density in training mode is not a density of single points.
     """
 
     inverts_in_training = False
@@ -36,6 +36,11 @@ class BatchNorm(Transform):
         """Normalize data (B, D)."""
         gain = self.log_gain.exp()
         if self.training:
+            if len(x) == 1:
+                raise ValueError(
+                    "batch norm: expected a training batch of at least 2 rows, got 1; a larger "
+                    "data.batch_size, or flow.batch_norm=false, would do"
+                )
             var = x.var(0, correction=0)
             z = F.batch_norm(x, None, None, gain, self.bias, training=True, eps=self.eps)
         else:

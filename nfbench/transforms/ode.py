@@ -11,7 +11,7 @@ from nfbench.nets.field import Field
 from .base import Transform
 from .dopri5 import Replay, integrate
 from .dynamics import PHASES, REGULARIZERS, Dynamics
-from .odeint import ADAPTIVE, FIXED, Solve, interval, solve
+from .odeint import ADAPTIVE, FIXED, Solve, check_solver, interval, solve
 from .tolerance import NORMS, Tolerance, check_positive, check_used
 
 # Solves and evaluations of the right-hand side, by phase.
@@ -283,15 +283,3 @@ def check_choices(**names: str) -> None:
         if name not in CHOICES[option]:
             expected = ", ".join(CHOICES[option])
             raise ValueError(f"{option}: expected one of {expected}; got {name!r}")
-
-
-def check_solver(solver: str, gradient: str, step_size: float | None) -> None:
-    """Refuse a solver that does not go with the gradient or the step size."""
-    if gradient == "replay" and solver != "dopri5":
-        raise ValueError(
-            f"gradient: expected adjoint or autograd with solver={solver}, got replay, which is "
-            "that of dopri5"
-        )
-    if (step_size is not None) != (solver in FIXED):
-        kinds = f"steps of a size ({', '.join(FIXED)})" if step_size else "step_size with it"
-        raise ValueError(f"solver: expected one with {kinds}, got {solver} and {step_size}")

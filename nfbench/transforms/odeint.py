@@ -14,6 +14,25 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 
 
+def check_solver(solver: str, gradient: str, step_size: float | None) -> None:
+    """Refuse a solver that does not go with the gradient or the step size."""
+    if gradient == "replay" and solver != "dopri5":
+        raise ValueError(
+            f"gradient: expected adjoint or autograd with solver={solver}, got replay, which is "
+            "that of dopri5"
+        )
+    if step_size is None and solver in FIXED:
+        raise ValueError(
+            f"step_size: expected a positive number with solver={solver}, whose steps have a "
+            "size; got null"
+        )
+    if step_size is not None and solver not in FIXED:
+        raise ValueError(
+            f"step_size: expected null with solver={solver}, which controls its steps, got "
+            f"{step_size}; solvers with steps of a size are {', '.join(FIXED)}"
+        )
+
+
 class System:
     """A right-hand side as torchdiffeq calls it: of a tuple of the point and the integrals."""
 

@@ -14,7 +14,8 @@ class Permute(Transform):
     The order is part of the state, as it may have been drawn.
 
     Raises:
-        ValueError: if ``order`` is not a permutation of 0..D-1.
+        ValueError: if ``order`` is not a permutation of 0..D-1; when called, if there are not D
+            dimensions.
     """
 
     order: Tensor
@@ -29,11 +30,20 @@ class Permute(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder data (B, D)."""
+        self.check(x)
         return x.index_select(1, self.order), no_volume_change(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Restore the order (B, D)."""
+        self.check(z)
         return z.index_select(1, self.order.argsort()), no_volume_change(z)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse what has more dimensions than the order, which would drop them, or fewer."""
+        if x.shape[1] != len(self.order):
+            raise ValueError(
+                f"data: expected {len(self.order)} dimensions to reorder, got {x.shape[1]}"
+            )
 
 
 def alternate(features: int) -> list[int]:

@@ -22,7 +22,7 @@ class Planar(Transform):
     w.u_hat > -1 (appendix A.1); u_hat = u where w = 0.
     log_det = log(1 + w.u_hat (1 - tanh^2)), summed over the layers. The inverse finds each
     layer's w.x + b as the root of a scalar equation, to rounding, in O(D); its gradient is that
-    of the implicit function theorem, so first derivatives only.
+    of the implicit function theorem, up to second derivatives.
 
     With ``context_features`` w, u (B, layers, D) and b (B, layers) are linear in the context.
     """
@@ -42,7 +42,8 @@ class Planar(Transform):
         """w, u_hat (D,), b and slack = 1 + w.u_hat of each layer, or one for every row."""
         w, u, b = self.w(context), self.u(context), self.b(context)
         square, dot = w.square().sum(-1), (w * u).sum(-1)
-        nowhere = square < torch.finfo(w.dtype).tiny  # what is smaller has lost its digits
+        # What is smaller has lost its digits, or has a gradient of 1 / |w|^4 that overflows.
+        nowhere = square < torch.finfo(w.dtype).tiny ** 0.5
         slack = torch.where(nowhere, 1.0, F.softplus(dot)).clamp_min(torch.finfo(w.dtype).eps)
         along = (slack - 1 - dot) / torch.where(nowhere, 1.0, square)
         u_hat = torch.addcmul(u, along.unsqueeze(-1), w)

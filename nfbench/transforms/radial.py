@@ -145,7 +145,8 @@ class Chain(torch.autograd.Function):
         by_r = (bottom - top) * by_top.square()
         length, slope = (r / ratio, 1 / growth(r, a, 1 / ratio)) if ctx.backwards else (r, 1.0)
         # d length = offset . d offset / length; the square of a shorter offset underflows.
-        push = slope / length.clamp_min(torch.finfo(r.dtype).tiny ** 0.5)
+        nowhere = length < torch.finfo(r.dtype).tiny ** 0.5
+        push = torch.where(nowhere, 0.0, slope / torch.where(nowhere, 1.0, length))
         pulls, to_jumps = [], []
         layers = (offsets, ratio, push * by_r, push * to_radii, to_offsets)
         for offset, q, push_q, push_r, to_offset in zip(

@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from .base import Transform
+from .tolerance import check_positive
 
 
 class Rescale(Transform):
@@ -14,13 +15,12 @@ class Rescale(Transform):
     [-1, 1) with scale 2 and shift 1 (Dinh et al. 2014, authors' configuration for CIFAR-10).
 
     Raises:
-        ValueError: if ``scale`` is not positive.
+        ValueError: if ``scale`` is not positive and finite.
     """
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"preprocess.scale: expected a positive number, got {scale}")
+        check_positive(**{"preprocess.scale": scale})
         self.scale, self.shift = scale, shift
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

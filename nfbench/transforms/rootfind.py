@@ -59,14 +59,18 @@ def implicit(function: Function, root: Tensor) -> Tensor:
     """The same root, with the gradient that the implicit function theorem gives it.
 
     If f(x; p) = 0 then dx/dp = -(df/dp) / (df/dx): the gradient of one Newton step from the root
-    whose slope is held fixed. What ``function`` depends on receives it; first derivatives only.
+    whose slope is held fixed. A second step of the same slope gives the second derivatives; higher
+    ones are not those of the root. What ``function`` depends on receives them.
     """
     if not torch.is_grad_enabled():
         return root
     root = root.detach()
     value, slope = function(root)
+    slope = slope.detach()
     # The value itself is rounding: over a small slope it could move the root.
-    return root - (value - value.detach()) / slope.detach()
+    step = root - (value - value.detach()) / slope
+    value, _ = function(step)
+    return step - (value - value.detach()) / slope
 
 
 def tanh_slope(h: Tensor, slack: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .elementwise import Elementwise, Parameters
+from .tolerance import check_positive
 
 # The smallest width and height of a bin, as fractions of the interval, and the smallest slope at a
 # knot (authors' code of Durkan et al. 2019).
@@ -28,7 +29,8 @@ class RationalQuadratic(Elementwise):
         temperature: divides widths and heights before the softmax.
 
     Raises:
-        ValueError: if ``bins`` is not in 1..999, or a bound or temperature is not positive.
+        ValueError: if ``bins`` is not in 1..999, or a bound or temperature is not positive and
+            finite.
     """
 
     ends: Tensor
@@ -39,11 +41,7 @@ class RationalQuadratic(Elementwise):
         super().__init__()
         if not 0 < bins * MIN_FRACTION < 1:
             raise ValueError(f"bins: expected a number in 1..999, got {bins}")
-        if tail_bound <= 0 or temperature <= 0:
-            raise ValueError(
-                "tail_bound, temperature: expected positive numbers, "
-                f"got {tail_bound}, {temperature}"
-            )
+        check_positive(tail_bound=tail_bound, temperature=temperature)
         self.bins, self.tail_bound, self.temperature = bins, tail_bound, temperature
         self.n_parameters = 3 * bins - 1
         ends = torch.tensor([[-tail_bound, tail_bound], [-tail_bound, tail_bound], [1.0, 1.0]])

@@ -22,7 +22,7 @@ class Sylvester(Transform):
     by tanh, so that 1 + r_ii r~_ii (1 - tanh^2) > 0: these factors' product is the Jacobian
     determinant, by Sylvester's identity. The inverse solves a triangular system for Q^T x, from
     its last coordinate to its first, each the root of a scalar equation, to rounding; its
-    gradient is that of the implicit function theorem, so first derivatives only.
+    gradient is that of the implicit function theorem, up to second derivatives.
 
     ``kind`` says what Q is: ``orthogonal``, M = ``columns`` free columns made orthonormal by QR
     (in the paper, by an iteration); ``householder``, M = D and a product of ``reflections``;
@@ -33,7 +33,7 @@ class Sylvester(Transform):
 
     Raises:
         ValueError: if ``kind`` is none of these, or ``columns`` is not between 1 and D, or not
-            null for a kind that has no choice.
+            null for a kind that has no choice, or ``reflections`` is not positive.
     """
 
     multiplies = True
@@ -55,6 +55,8 @@ class Sylvester(Transform):
             raise ValueError(f"columns: expected 1 to {features} (dimensions), got {columns}")
         if columns is not None and kind != "orthogonal":
             raise ValueError(f"columns: expected null for kind {kind!r}, which has {features}")
+        if kind == "householder" and reflections < 1:
+            raise ValueError(f"reflections: expected at least 1, got {reflections}")
         self.features, self.layers = features, layers
         self.kind = kind if features > 1 else "triangular"
         m = columns or features

@@ -17,7 +17,7 @@ class Whiten(Transform):
 
     Raises:
         ValueError: if the context is not what ``context_features`` says; from ``calibrate``, if a
-            covariance is not positive definite.
+            class has no rows or a covariance is not positive definite.
     """
 
     def __init__(self, features: int, *, context_features: int = 0) -> None:
@@ -62,6 +62,11 @@ class Whiten(Transform):
         classes = self.classes(x, context)
         for label in range(len(self.mean)):
             rows = x[classes == label].double()
+            if not len(rows):
+                raise ValueError(
+                    f"class {label}: expected training rows to fit its Gaussian to, got none of "
+                    f"{len(x)}"
+                )
             mean = rows.mean(0)
             centered = rows - mean
             cholesky, failed = torch.linalg.cholesky_ex(centered.t() @ centered / len(rows))
