@@ -34,6 +34,7 @@ class Points:
     """Mean test log-likelihoods, in nats, with and without the least likely points."""
 
     run: str
+    step: int  # of the weights: those of a run that goes on are not its record's
     n: int
     mean: float
     se: float
@@ -74,6 +75,7 @@ def points(name: str, trained: Trained) -> Points:
     trained.model.float()
     return Points(
         run=name,
+        step=trained.step,
         n=len(values),
         mean=values.mean().item(),
         se=(values.std() / len(values) ** 0.5).item(),
@@ -134,11 +136,11 @@ def has_norms(model: nn.Module) -> bool:
 
 def tables(found: Sequence[Points], normed: Sequence[Norms]) -> str:
     """Both tables in Markdown."""
-    heads = ["run", "n", "mean", "± 2 se", "without 1 point", "without 10", "median"]
+    heads = ["run", "step", "n", "mean", "± 2 se", "without 1 point", "without 10", "median"]
     heads += ["least likely", "in float64", "largest |number|"]
     lines = [
         [
-            *[each.run, f"{each.n:,}", f"{each.mean:.3f}", f"{2 * each.se:.3f}"],
+            *[each.run, f"{each.step:,}", f"{each.n:,}", f"{each.mean:.3f}", f"{2 * each.se:.3f}"],
             *[f"{v:.3f}" for v in (each.without_one, each.without_ten, each.median)],
             *[f"{v:.4g}" for v in (each.least, each.least_float64, each.largest)],
         ]

@@ -9,7 +9,7 @@ import click
 from nfbench.cli_device import device_option, threads_option
 from nfbench.errors import UsageError
 from nfbench.exits import FAILED
-from nfbench.verdict import passes
+from nfbench.soundness import passes
 
 if TYPE_CHECKING:
     from nfbench.throughput import Measurement

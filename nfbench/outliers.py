@@ -2,6 +2,7 @@
 
 from nfbench.record import Record
 
+UNSEEN = "the least likely test point was not recorded: whether it carries the mean is not known"
 FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told of
 
 
@@ -25,3 +26,8 @@ def outlier(record: Record) -> str:
     without = (mean if density is None else density) + shift
     told = f"without it the mean of seed {record.seed} is {without:.3f} nats"
     return f"one test point of {int(n):,} has {least:.3g} nats; {told}"
+
+
+def seen(record: Record) -> bool:
+    """Whether a record tells how likely its least likely test point is."""
+    return record.metrics.get("test/log_likelihood_min") is not None

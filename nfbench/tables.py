@@ -18,7 +18,8 @@ from nfbench.conditions import alike
 from nfbench.config import resolve
 from nfbench.data import DATA
 from nfbench.record import Record, find_root
-from nfbench.verdict import MASS_TOLERANCE, SOLVER_ERROR, TOLERANCE, Entry, judge
+from nfbench.soundness import MASS_TOLERANCE, SOLVER_ERROR, TOLERANCE
+from nfbench.verdict import Entry, judge
 from nfbench.wording import (
     DAGGER,
     DOUBLE_DAGGER,
@@ -205,7 +206,7 @@ def meaning(view: View) -> Iterator[str]:
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
-        yield f"Reproduced: the gap, ours less the paper's, is within the larger ±{band(view)}."
+        yield f"Reproduced: the gap, ours less the paper's, is within the combined ±{band(view)}."
         yield "Inconclusive: it is not, but within our error over the seeds."
     yield "Stale: the settings or the data have changed since the run."
     yield (

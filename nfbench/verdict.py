@@ -1,10 +1,9 @@
 """What the records of a cell say beside the published number."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import hypot, sqrt
 from statistics import fmean, stdev
-from typing import Any
 
 from nfbench.catalog import Column
 from nfbench.conditions import alike
@@ -13,31 +12,10 @@ from nfbench.errors import UsageError
 from nfbench.outliers import outlier
 from nfbench.record import Record
 from nfbench.settings import hint
+from nfbench.soundness import Audited, audited, nfe
 
 # A gap of exactly the tolerance, in decimals that binary numbers miss, is within it.
 ROUNDING = 1e-9
-# What an audit may find in float64: rounding, which deep flows magnify; and how much of the mass
-# may lie beyond the square that is integrated over.
-TOLERANCE, MASS_TOLERANCE = 1e-6, 0.05
-SOLVER_ERROR = 100  # of an ODE: errors of many steps and dimensions, in relative tolerances
-SOUND = "ok"
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What the audits of a cell's records found, the worst over the seeds.
-
-    `log_det_error` is against autograd in float64 (none where that costs too much), `round_trip`
-    in float32, `passes` those of the networks for a density and for a sample, `mass` the integral
-    of a density of the plane, `distance` that of the samples' log-likelihoods from the data's.
-    """
-
-    finding: str
-    log_det_error: float | None = None
-    round_trip: float | None = None
-    passes: tuple[int, int] | None = None
-    mass: float | None = None
-    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,9 +82,9 @@ def judge(
     elif experiment.reduced or any(r.experiment["reduced"] for r in fresh):
         verdict = "reduced budget"
     else:
-        mean_error = None if seeds is None else multiple * seeds / sqrt(len(values))
         # An error that a single point makes reproduces nothing, however large it is.
-        verdict = compare(experiment, column, ours, None if outliers else points, mean_error)
+        error_of_points = 0.0 if outliers or points is None else points
+        verdict = compare(experiment, column, ours, error_of_points, mean_error(values))
     return Entry(
         experiment=experiment,
         column=column,
@@ -125,95 +103,50 @@ def judge(
 
 
 def claim(record: Record, name: str) -> str:
-    """What a likelihood is, and of how many draws if the metric is importance-weighted."""
+    """What a likelihood is, and of how many draws if the metric is importance-weighted.
+
+    Of dequantized data the density at the point that noise has made is no bound, but exact.
+    """
     kind = str(record.likelihood["kind"])
+    if name.endswith("/log_density") and not {"draws", "odes"} & set(record.likelihood):
+        return "exact"
     return f"{kind} of {record.likelihood['draws']} draws" if name.endswith("_iw") else kind
-
-
-def audited(records: Sequence[Record]) -> Audited:
-    """The worst that the audits of some records found; not audited if one has no audit."""
-    audits = [record.audit for record in records]
-    if not all("log_det_error" in audit for audit in audits):
-        return Audited("not audited")
-    allowed = max(tolerance(record) for record in records)
-    faults = [fault for audit in audits for fault in faults_of(audit, allowed)]
-    log_det, round_trip = (
-        worst(audits, key) for key in ("log_det_error", "round_trip_error_float32")
-    )
-    finding = ", ".join(dict.fromkeys(faults)) or SOUND
-    masses = [audit["mass"] for audit in audits if audit.get("mass") is not None]
-    mass = max(masses, key=lambda mass: abs(mass - 1), default=None)
-    distance = worst(audits, "sample_calibration")
-    return Audited(finding, log_det, round_trip, passes(records[0]), mass, distance)
-
-
-def passes(record: Record) -> tuple[int, int]:
-    """Passes of the networks for a density and for a sample: of ODEs the mean evaluations."""
-    of_odes = [
-        round(record.likelihood.get("odes", 0) * nfe(record).get(phase, 0))
-        for phase in ("evaluation", "sampling")
-    ]
-    density, sample = record.audit["passes_per_log_prob"], record.audit["passes_per_sample"]
-    return density + of_odes[0], sample + of_odes[1]
-
-
-def tolerance(record: Record) -> float:
-    """What an audit may find: rounding, or what the tolerances of all solves let through."""
-    found, n_odes = record.likelihood.get("rtol", 0.0), record.likelihood.get("odes", 1)
-    largest = max(found if isinstance(found, list) else [found])
-    return max(TOLERANCE, SOLVER_ERROR * n_odes * largest)
-
-
-def faults_of(audit: Mapping[str, Any], allowed: float) -> Iterator[str]:
-    """What speaks against a model, by its audit; what is missing there was not looked at."""
-    if audit.get("non_finite"):
-        yield "not finite"
-    if audit["log_det_error"] is None:
-        yield "log-det not measured"
-    elif audit["log_det_error"] > allowed:
-        yield "log-det off"
-    if (audit.get("base_log_prob_error") or 0.0) > allowed:
-        yield "base density off"
-    both_ways = [audit.get(key) or 0.0 for key in ("round_trip_error", "sample_log_prob_error")]
-    if max(both_ways) > allowed:
-        yield "inverse off"
-    if audit.get("mass") is not None and abs(audit["mass"] - 1) > MASS_TOLERANCE:
-        yield "mass off"
-    if audit.get("non_finite_samples"):
-        yield "samples not finite"
-    if "sample_calibration" not in audit:
-        yield "samples not looked at"
-
-
-def worst(audits: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """The largest value of some audits; none if it was not measured."""
-    found = [float(audit[key]) for audit in audits if audit.get(key) is not None]
-    return max(found, default=None)
 
 
 def compare(
     experiment: Experiment,
     column: Column,
     ours: float,
-    points: float | None,
-    mean_error: float | None,
+    points: float,
+    of_mean: float,
 ) -> str:
-    """`reproduced` within the largest +- or the equivalence band, else `better` or `short`.
+    """`reproduced` within the combined +- or the equivalence band, else `better` or `short`.
 
-    A difference that our mean over the seeds is no surer of (`mean_error`) is `inconclusive`, so
-    that runs that scatter reproduce nothing. `measured` beside nothing.
+    Combined is the root of the sum of squares of the paper's +- and ours over the test points, as
+    of independent errors. A difference within that of these and of our mean over the seeds
+    (`of_mean`) is `inconclusive`, so that runs that scatter reproduce nothing. `measured` beside
+    nothing.
     """
     if experiment.reported is None:
         return "measured"
     gain = ours - experiment.reported.value
     if column.direction == "lower":
         gain = -gain
-    errors = experiment.reported.uncertainty, points, column.equivalence
-    if abs(gain) <= max(error or 0.0 for error in errors) + ROUNDING:
+    combined = hypot(experiment.reported.uncertainty or 0.0, points)
+    if abs(gain) <= max(combined, column.equivalence or 0.0) + ROUNDING:
         return "reproduced"
-    if abs(gain) <= (mean_error or 0.0):
+    if abs(gain) <= hypot(combined, of_mean):
         return "inconclusive"
     return "better" if gain > 0 else "short"
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """What the mean over the seeds may be off by, 95 % of Student's t; 0 of one seed."""
+    if len(values) < 2:
+        return 0.0
+    from scipy.special import stdtrit  # Slow to import, and most tables have one seed.
+
+    return float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
 
 
 def metric(record: Record, name: str) -> float:
@@ -279,11 +212,6 @@ def further(record: Record, name: str) -> float | None:
     if isinstance(value, str):
         raise UsageError(f"{place(record)}: {name}: expected a number, got {value!r}")
     return None if value is None else float(value)
-
-
-def nfe(record: Record) -> Mapping[str, float]:
-    """Mean evaluations of the right-hand side for each solve; none of a model without ODEs."""
-    return record.likelihood.get("nfe", {})
 
 
 def is_stale(

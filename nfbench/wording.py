@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nfbench.catalog import Column, Extra
-from nfbench.verdict import SOUND, Entry
+from nfbench.outliers import UNSEEN, seen
+from nfbench.soundness import SOUND
+from nfbench.verdict import Entry
 
 MARKS = {
     "reproduced": "✓",
@@ -23,7 +25,8 @@ DOUBLE_DAGGER = "‡"  # beside a mean that a single test point carries
 def remarks(entry: Entry) -> list[str]:
     """What is said of an entry: its reduced budget, its outliers, then its deviations."""
     reduced = [f"reduced budget: {entry.experiment.reduced}"] if entry.experiment.reduced else []
-    return [*reduced, *entry.outliers, *entry.experiment.deviations]
+    unseen = [UNSEEN] if entry.gap is not None and not all(map(seen, entry.records)) else []
+    return [*reduced, *entry.outliers, *unseen, *entry.experiment.deviations]
 
 
 def mark(entry: Entry) -> str:

@@ -20,9 +20,9 @@ from nfbench.record import Record
 from nfbench.run import run
 from nfbench.sampling import sample
 from nfbench.signals import InterruptedRunError
+from nfbench.soundness import SOUND
 from nfbench.training import build_objective
 from nfbench.vae import VAE
-from nfbench.verdict import SOUND
 
 ROW = {
     "title": "VAE",
