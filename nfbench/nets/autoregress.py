@@ -113,12 +113,19 @@ def iterate(function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor | None:
 def full_passes(
     made: MADE, solve: Solve, noise: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The plain way, one pass of the whole network per dimension: slow, the reference."""
+    """The plain way, one pass of the whole network per dimension: slow, the reference.
+
+    The first dimension depends on nothing but the context, and without one takes no pass.
+    """
     columns = list(torch.zeros_like(noise).unbind(1))
     total = noise.new_zeros(noise.shape[0])
+    biases = made.biases[-1].view(made.n_parameters, made.features)
     for i in made.order:
-        parameters = made.evaluate(torch.stack(columns, dim=1), context)
-        columns[i], log_term = solve(parameters[:, :, i], noise[:, i])
+        if i == made.order[0] and context is None:
+            parameters = biases[:, i, None].expand(-1, len(noise))
+        else:
+            parameters = made.evaluate(torch.stack(columns, dim=1), context)[:, :, i]
+        columns[i], log_term = solve(parameters, noise[:, i])
         total = total + log_term
     return torch.stack(columns, dim=1), total
 
