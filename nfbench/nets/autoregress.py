@@ -115,13 +115,13 @@ def full_passes(
 ) -> tuple[Tensor, Tensor]:
     """The plain way, one pass of the whole network per dimension: slow, the reference.
 
-    The first dimension depends on nothing but the context, and without one takes no pass.
+    The first dimension of several depends on nothing but the context, and without one takes none.
     """
     columns = list(torch.zeros_like(noise).unbind(1))
     total = noise.new_zeros(noise.shape[0])
     biases = made.biases[-1].view(made.n_parameters, made.features)
     for i in made.order:
-        if i == made.order[0] and context is None:
+        if i == made.order[0] and context is None and made.features > 1:
             parameters = biases[:, i, None].expand(-1, len(noise))
         else:
             parameters = made.evaluate(torch.stack(columns, dim=1), context)[:, :, i]
