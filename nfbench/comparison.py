@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy import stats
 
+from nfbench.config import settings_of
 from nfbench.errors import UsageError, elsewhere
 from nfbench.record import Record, find_root, read, record_path, run_dir, run_names
 
@@ -105,7 +106,8 @@ def find_runs(target: str, root: Path) -> Runs:
     if not records:
         place = folder.relative_to(root)
         raise UsageError(f"{target}: expected finished runs in {place}, got none; run it first")
-    if len({each.experiment["config_hash"] for each in records}) > 1:
+    first, *others = [settings_of(each.experiment) for each in records]
+    if any(other != first for other in others):
         raise UsageError(
             f"{target}: expected runs of the same settings, got several; name one by its seed, or "
             f"move the stale ones away from {folder.relative_to(root)}"
@@ -151,7 +153,7 @@ def check_same_data(one: Runs, other: Runs) -> None:
                 f"{one.name} and {other.name}: expected runs on the same data, got several "
                 f"values of {key}: {', '.join(sorted(map(str, found)))}"
             )
-    bits = {settings(each) for runs in (one, other) for each in runs.records}
+    bits = {bits_of(each) for runs in (one, other) for each in runs.records}
     if len(bits) > 1:
         raise UsageError(
             f"{one.name} and {other.name}: expected the same preprocess.bits, got "
@@ -159,9 +161,9 @@ def check_same_data(one: Runs, other: Runs) -> None:
         )
 
 
-def settings(record: Record) -> object:
+def bits_of(record: Record) -> object:
     """What decides, beside the data, of which numbers a likelihood is."""
-    return record.experiment["config"]["preprocess"].get("bits")
+    return settings_of(record.experiment).get("preprocess", {}).get("bits")
 
 
 def lines(found: Comparison) -> Sequence[str]:

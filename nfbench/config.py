@@ -120,15 +120,20 @@ def restore(identity: dict[str, Any]) -> Experiment:
 
 
 def same_settings(identity: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether an experiment, as a checkpoint or a record keeps it, has settings of today's.
+    """Whether an experiment, as a checkpoint or a record keeps it, has settings of today's."""
+    return identity.get("config") == config or settings_of(identity) == config
+
+
+def settings_of(identity: dict[str, Any]) -> Any:
+    """The settings that a checkpoint or a record keeps, in today's terms.
 
     A setting that is newer than it has its default there, which stands for how things were
-    before; one that is gone makes them differ.
+    before; where one is gone they are as they were kept.
     """
     try:
-        return identity.get("config") == config or restore(identity).config() == config
+        return restore(identity).config()
     except UsageError:
-        return False
+        return identity.get("config")
 
 
 def load(

@@ -72,7 +72,7 @@ TORCH_FREE = {
     "rendering": "archive errors record tables",
     "costs": "errors record seal sections signatures",
     "cost_page": "archive catalog config costs record rendering tables units",
-    "comparison": "errors record",
+    "comparison": "config errors record",
     "figures": "atomic",
     "portrait": "curve figures record",
     "report": "archive catalog curve errors figures record tables verdict wording",

@@ -120,6 +120,33 @@ def test_runs_of_other_settings_are_not_averaged(tmp_path: Path, template: Recor
     assert compare("tiny/a/pinwheel/0", "tiny/a/pinwheel/1", tmp_path).difference == 0
 
 
+def test_a_setting_that_is_newer_than_a_record_has_its_default_there(
+    tmp_path: Path, template: Record
+) -> None:
+    config = dict(template.experiment["config"])
+    del config["vae"], config["preprocess"]
+    config["training"] = {k: v for k, v in config["training"].items() if k != "importance_draws"}
+    older = template.experiment | {"config": config, "config_hash": config_hash(config)}
+    keep(tmp_path, replace(template, experiment=older), "a", 0, np.arange(10.0))
+    keep(tmp_path, template, "a", 1, np.arange(10.0)[::-1] + 1)
+    found = compare("tiny/a/pinwheel", "tiny/a/pinwheel/0", tmp_path)
+    assert (len(found.first.records), found.difference) == (2, 0.5)
+
+
+def test_settings_that_are_gone_are_compared_as_they_were_kept(
+    tmp_path: Path, template: Record
+) -> None:
+    config = template.experiment["config"]
+    for seed, momentum in enumerate((0.9, 0.9, 0.8)):
+        gone = config | {"training": config["training"] | {"momentum": momentum}}
+        kept = template.experiment | {"config": gone, "config_hash": config_hash(gone)}
+        keep(tmp_path, replace(template, experiment=kept), "a", seed, np.zeros(10))
+    with pytest.raises(UsageError, match="expected runs of the same settings, got several"):
+        compare("tiny/a/pinwheel", "tiny/a/pinwheel/0", tmp_path)
+    (tmp_path / "results/tiny/a/pinwheel/2.json").unlink()
+    assert len(compare("tiny/a/pinwheel", "tiny/a/pinwheel/0", tmp_path).first.records) == 2
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [("tiny", "expected TABLE/ROW/CELL"), ("tiny/c/pinwheel", "expected finished runs in")],
