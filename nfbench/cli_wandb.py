@@ -62,7 +62,7 @@ def leaderboard_push(
         nfbench leaderboard push maf2017_table1
 
     Each is an artifact leaderboard-TABLE: a line for a cell with the published number, ours, both
-    spreads, the gap, the verdict, cost and where its runs are. It comes from the records alone,
+    spreads, gap, verdict, remarks, cost and where its runs are. It comes from the records alone,
     and records that have not changed make no new version. A report shows it with charts, if
     nfbench[reports] is installed.
     """

@@ -14,6 +14,7 @@ from nfbench.errors import UsageError
 from nfbench.record import Record, find_root, run_dir
 from nfbench.tables import View
 from nfbench.verdict import Entry, mean_of
+from nfbench.wording import remark
 
 Line = dict[str, str | float | None]
 TEXT = (  # columns of text; in the others are numbers or nothing
@@ -26,6 +27,7 @@ TEXT = (  # columns of text; in the others are numbers or nothing
     "verdict",
     "likelihood",
     "audit",
+    "remarks",
     "speed on",
     "hardware",
     "commit",
@@ -58,8 +60,9 @@ def lines(view: View, link: Callable[[Record], str]) -> list[Line]:
     """A line for each cell, by model and data; the same of the same records.
 
     The +- are the published one, ours over test points and ours over seeds; `link` tells where a
-    run is to be found. Samples in a second are at the best size of batch, which `nfbench speed`
-    finds, on what is named beside them; the hardware is that of the training.
+    run is to be found. Remarks are a reduced budget, outliers and deviations. Samples in a second
+    are at the best size of batch, which `nfbench speed` finds, on what is named beside them; the
+    hardware is that of the training.
     """
     found = [line(entry, link) for entry in view.entries]
     return sorted(found, key=lambda each: (str(each["model"]), str(each["data"])))
@@ -86,6 +89,7 @@ def line(entry: Entry, link: Callable[[Record], str]) -> Line:
         "verdict": entry.verdict,
         "likelihood": entry.likelihood,
         "audit": entry.audited.finding if entry.audited else "",
+        "remarks": remark(entry),
         "nfe": mean_of(records, "nfe/evaluation"),
         "nfe of samples": mean_of(records, "nfe/sampling"),
         "samples/s": mean_of(records, "speed/samples_per_second"),

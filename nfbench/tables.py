@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rich.box
 import rich.table
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from nfbench.archive import records
 from nfbench.catalog import Extra, Table, load_table
@@ -31,19 +31,11 @@ from nfbench.wording import (
     line,
     mark,
     remarks,
+    warned,
 )
 
-WORDS = (
-    "row",
-    "cell",
-    "verdict",
-    "likelihood",
-    "audit",
-    "errors",
-    "samples",
-    "passes",
-    "notes",
-)  # not numbers
+# Headings of columns that hold no numbers.
+WORDS = ("row", "cell", "verdict", "likelihood", "audit", "errors", "samples", "passes", "notes")
 
 
 @dataclass(frozen=True)
@@ -137,8 +129,16 @@ def headline(view: View) -> str:
 
 
 def latex(view: View) -> str:
-    """Every cell as a LaTeX tabular with booktabs rules."""
-    return grid(lines(view), "latex_booktabs") + "\n"
+    """Every cell as a LaTeX tabular with booktabs rules; below it the marks and the notes."""
+    rows = [
+        shown | {"ours": warned(entry, shown["ours"])}
+        for entry, shown in zip(view.entries, lines(view), strict=True)
+    ]
+    escapes = str.maketrans(LATEX_ESCAPE_RULES)
+    items = "".join(f"\\item {note.translate(escapes)}\n" for note in view.notes)
+    notes = f"\\begin{{enumerate}}\n{items}\\end{{enumerate}}" if items else ""
+    blocks = [grid(rows, "latex_booktabs"), ", ".join(cautions(view)), notes]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def grid(rows: list[dict[str, str]], style: str) -> str:
@@ -150,7 +150,7 @@ def grid(rows: list[dict[str, str]], style: str) -> str:
 
 
 def csv_text(view: View) -> str:
-    """Every cell with its numbers in full."""
+    """Every cell with its numbers and notes in full."""
     rows = lines(view, exact=True)
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -160,11 +160,12 @@ def csv_text(view: View) -> str:
 
 
 def terminal(view: View) -> rich.table.Table:
-    """The overview, with what its marks mean and the kind of likelihood."""
+    """The overview, with what its marks mean, the kind of likelihood and where the notes are."""
     rows = overview(view)
     kinds = sorted({entry.likelihood for entry in view.entries if entry.likelihood})
     likelihood = f"Likelihood: {'; '.join(kinds) or 'none yet'}."
-    caption = ". ".join(filter(None, [legend(view), likelihood]))
+    notes = f"Notes: results/{view.table.name}.md." if view.notes else ""
+    caption = ". ".join(filter(None, [legend(view), f"{likelihood} {notes}".strip()]))
     table = rich.table.Table(title=view.table.title, box=rich.box.SIMPLE, caption=caption)
     for key in rows[0] if rows else ():
         table.add_column(key, justify="right" if key else "left", overflow="fold")
@@ -247,11 +248,16 @@ def legend(view: View) -> str:
     """The marks that the overview uses."""
     marks = {mark(entry): entry.verdict.partition(":")[0] for entry in view.entries}
     used = [f"{sign} {marks[sign]}" for sign in MARKS.values() if sign in marks]
-    used += [f"{DAGGER} without a sound audit"] * any(dagger(e) for e in view.entries)
-    hangs = f"{DOUBLE_DAGGER} a single test point carries the mean, see the notes"
-    used += [hangs] * any(double_dagger(e) for e in view.entries)
     paper = "In brackets the paper's. " if view.published else ""
-    return f"{paper}{', '.join(used)}".strip()
+    return f"{paper}{', '.join([*used, *cautions(view)])}".strip()
+
+
+def cautions(view: View) -> Iterator[str]:
+    """The marks of what speaks against our numbers, as far as there are any."""
+    if any(map(dagger, view.entries)):
+        yield f"{DAGGER} without a sound audit"
+    if any(map(double_dagger, view.entries)):
+        yield f"{DOUBLE_DAGGER} a single test point carries the mean, see the notes"
 
 
 def overview(view: View) -> list[dict[str, str]]:
@@ -278,7 +284,7 @@ def summed_up(entries: Sequence[Entry], extra: Mapping[str, Extra]) -> dict[str,
 
 
 def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:
-    """One line a cell, heading -> text; `exact` for numbers in full."""
+    """One line a cell, heading -> text; `exact` for numbers and notes in full."""
     shown = partial(
         line, notes=view.notes, extra=view.table.extra, published=view.published, exact=exact
     )

@@ -29,6 +29,11 @@ def remarks(entry: Entry) -> list[str]:
     return [*reduced, *entry.outliers, *unseen, *entry.experiment.deviations]
 
 
+def remark(entry: Entry) -> str:
+    """The remarks in one line, parted by bars, since they have semicolons of their own."""
+    return " | ".join(remarks(entry))
+
+
 def mark(entry: Entry) -> str:
     """The mark of an entry's verdict, or nothing where the verdict has none."""
     return MARKS.get(entry.verdict.partition(":")[0], "")
@@ -44,11 +49,16 @@ def double_dagger(entry: Entry) -> str:
     return DOUBLE_DAGGER if entry.outliers else ""
 
 
+def warned(entry: Entry, ours: str) -> str:
+    """Our number as it is shown, with the marks of what speaks against it."""
+    return f"{ours}{dagger(entry)}{double_dagger(entry)}"
+
+
 def brief(entry: Entry) -> str:
     """An entry in the overview: our number, its mark, and the paper's number in brackets."""
     reported = entry.experiment.reported
     paper = f"({number(entry.column, reported.value)})" if reported else ""
-    ours = number(entry.column, entry.ours) + dagger(entry) + double_dagger(entry)
+    ours = warned(entry, number(entry.column, entry.ours))
     return " ".join(filter(None, [ours, mark(entry), paper]))
 
 
@@ -60,7 +70,10 @@ def line(
     published: bool,
     exact: bool,
 ) -> dict[str, str]:
-    """One entry, heading -> text; columns of the paper only where something is published."""
+    """One entry, heading -> text; columns of the paper only where something is published.
+
+    `exact` for numbers in full, and the notes themselves in place of which of them they are.
+    """
     show = partial(number, entry.column, exact=exact)
     reported = entry.experiment.reported
     paper = {
@@ -81,7 +94,7 @@ def line(
         "verdict": entry.verdict,
         "likelihood": entry.likelihood,
         **checks(entry),
-        "notes": ", ".join(map(str, cited)),
+        "notes": remark(entry) if exact else ", ".join(map(str, cited)),
     }
 
 

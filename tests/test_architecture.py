@@ -87,7 +87,7 @@ TORCH_FREE = {
     "tracking.log_file": "errors",
     "tracking.merge": "tracking.log_file",
     "tracking.sync": "console errors record tracking.log_file tracking.merge tracking.mode",
-    "leaderboard": "catalog conditions errors record tables verdict",
+    "leaderboard": "catalog conditions errors record tables verdict wording",
     "tracking.report": "leaderboard tables",
     "tracking.push": "console errors leaderboard record tables tracking.identity"
     " tracking.mode tracking.report",

@@ -24,7 +24,8 @@ from nfbench.record import Record
 from nfbench.run import run
 
 CELL = {"pinwheel": {"reported": {"value": -3.5, "uncertainty": 0.25, "source": "Table 1"}}}
-PUBLISHED = GAUSSIAN | {"cells": CELL}
+DEVIATIONS = ["no training; the paper has some", "one seed"]
+PUBLISHED = GAUSSIAN | {"cells": CELL, "deviations": DEVIATIONS}
 SEEDS = (0, 1)
 
 
@@ -62,6 +63,7 @@ def test_a_line_has_the_numbers_of_its_records(root: Path) -> None:
     assert (found["samples/s"], found["speed on"]) == (None, "")  # but for one size of batch
     assert found["runs"] == "runs/tiny/gaussian/pinwheel/0 runs/tiny/gaussian/pinwheel/1"
     assert found["nfe"] is None
+    assert found["remarks"] == "no training; the paper has some | one seed"
     assert (absent["model"], absent["ours"], absent["verdict"]) == ("absent", None, "missing")
 
 

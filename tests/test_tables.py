@@ -316,6 +316,49 @@ def test_other_renderings_hold_the_same_cells(root: Path) -> None:
     assert "reproduced" in text and "Likelihood: exact." in text
 
 
+def test_marks_and_notes_stand_in_every_rendering(root: Path) -> None:
+    values = [0.14] * 99 + [-990.0]
+    found = {"test/log_likelihood_min": -990.0, "test/n": 100}
+    se = stdev(values) / 10
+    record.write(make(root, "maf_5", "moons", value=fmean(values), se=se, metrics=found), root)
+    file = root / "experiments" / "small" / "maf_5.yaml"
+    file.write_text(MAF.replace("no batch norm", "fan_in & 5 % of it; no batch norm"))
+    view = tables.build("small", root)
+    outlier = "one test point of 100 has -990 nats; without it the mean of seed 0 is 0.140 nats"
+    latex = tables.latex(view)
+    assert "-9.76†‡ &" in latex
+    _, _, below = latex.partition("\\end{tabular}\n")
+    assert below == (
+        "\n† without a sound audit, ‡ a single test point carries the mean, see the notes\n"
+        "\n\\begin{enumerate}\n"
+        f"\\item {outlier}\n"
+        "\\item fan\\_in \\& 5 \\% of it; no batch norm\n"
+        "\\item a smaller net\n"
+        "\\end{enumerate}\n"
+    )
+    rows = {(r["row"], r["cell"]): r for r in csv.DictReader(io.StringIO(tables.csv_text(view)))}
+    deviation = "fan_in & 5 % of it; no batch norm"
+    assert float(rows["maf_5", "moons"]["ours"]) == fmean(values)
+    assert rows["maf_5", "moons"]["notes"] == f"{outlier} | {deviation}"
+    assert rows["maf_5", "digits"]["notes"] == f"{deviation} | a smaller net"
+    assert rows["gaussian", "moons"]["notes"] == ""
+    console = rich.console.Console(width=120, record=True, file=io.StringIO())
+    console.print(tables.terminal(view))
+    text = " ".join(console.export_text().split())
+    assert "-9.76†‡" in text
+    assert "see the notes. Likelihood: exact. Notes: results/small.md." in text
+
+
+def test_without_notes_there_is_nothing_about_them(root: Path) -> None:
+    file = root / "experiments" / "small" / "maf_5.yaml"
+    file.write_text(
+        MAF.replace("deviations: [no batch norm]", "").replace(", deviations: [a smaller net]", "")
+    )
+    view = tables.build("small", root)
+    assert tables.latex(view).endswith("\\end{tabular}\n")
+    assert "Notes" not in str(tables.terminal(view).caption)
+
+
 EARLY = {
     "log_det_error": 1e-14,
     "round_trip_error": 1e-13,
