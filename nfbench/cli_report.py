@@ -17,7 +17,8 @@ def report(names: tuple[str, ...], output: Path | None) -> None:
 
     The page needs no network and no other file. Tables can be sorted and searched; each line
     opens to the commands, commits, machines and data that its number is from. Curves are of those
-    runs that are still here. Without a name all tables that have a record are shown.
+    runs that are still here. Without a name all tables that have a record are shown. What is wrong
+    with a record stands at the head of its table, which has no lines if one cannot be read.
 
     \b
         nfbench report

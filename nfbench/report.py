@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from nfbench import tables
 from nfbench.archive import faults
-from nfbench.catalog import table_names
+from nfbench.catalog import load_table, table_names
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.figures import draw_curves
@@ -71,6 +71,11 @@ class Section:
         return [each.replace("`", "") for each in tables.meaning(self.view)]
 
     @property
+    def has_records(self) -> bool:
+        """Whether a record gave a number, failed, or is at fault."""
+        return bool(self.faults) or any(e.n_seeds or e.failures for e in self.view.entries)
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many entries have each verdict, in the order of the marks."""
         found = [line.verdict for line in self.lines]
@@ -85,7 +90,7 @@ def write(names: Sequence[str] = (), output: Path | None = None, root: Path | No
     """
     root = root or find_root()
     sections = [section(name, root) for name in names or table_names(root)]
-    shown = [s for s in sections if names or any(e.n_seeds or e.failures for e in s.view.entries)]
+    shown = [s for s in sections if names or s.has_records]
     if not shown:
         raise UsageError("report: expected records in results/, got none; run a table first")
     path = output or root / "results" / "report.html"
@@ -109,9 +114,17 @@ def page(sections: Sequence[Section]) -> str:
 
 
 def section(name: str, root: Path) -> Section:
-    """A table with its pictures, and what speaks against its records."""
+    """A table with its pictures, and what speaks against its records.
+
+    One of records that cannot be read or judged has no lines, as they would lack some.
+    """
     found = list(faults(name, root))
-    view = tables.build(name, root)
+    try:
+        view = tables.build(name, root)
+    except UsageError as error:
+        fault = str(error).replace(f"{root}/", "")
+        found += [fault] * (fault not in found)
+        view = View(load_table(name, root), ())
     shown, exact = tables.lines(view), tables.lines(view, exact=True)
     lines = [line_of(*each) for each in zip(view.entries, shown, exact, strict=True)]
     return Section(view, lines, list(pictures(view, root)), found)

@@ -72,17 +72,40 @@ def test_a_title_is_text_and_no_markup(root: Path) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt;" in html(root)
 
 
-def test_a_record_at_fault_stops_the_page_by_its_name(root: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return shutil.copytree(root, tmp_path / "copy")
+
+
+def test_a_damaged_record_costs_its_table_the_lines_and_no_other_table(copy: Path) -> None:
+    shutil.copytree(copy / "experiments/tiny", copy / "experiments/other")
+    kept = record.read(copy / "results/tiny/gaussian/pinwheel/0.json")
+    record.write(replace(kept, experiment=kept.experiment | {"table": "other"}), copy)
     path = copy / "results/tiny/maf/pinwheel/0.json"
-    path.write_text(path.read_text().replace('"status": "done"', '"status": "good"'))
-    with pytest.raises(UsageError, match=r"maf/pinwheel/0\.json"):
-        report.write(root=copy)
-    kept = record.read(root / "results/tiny/maf/pinwheel/0.json")
-    path.unlink()
-    other = replace(kept, experiment=kept.experiment | {"row": "gone"})
-    record.write(other, copy)
+    path.write_text(path.read_text().replace('"test/n": 10000', '"test/n": 10001'))
+    report.write(root=copy)
+    whole, spoilt = (html(copy).split(f'<section id="{name}">')[1] for name in ("other", "tiny"))
+    fault = 'role="alert">results/tiny/maf/pinwheel/0.json: sha256: its content was changed'
+    assert spoilt.count('role="alert"') == spoilt.count(fault) == 1
+    assert ">Tiny</h2>" in spoilt and "<tbody" not in spoilt
+    ours = f"{kept.metrics['test/log_likelihood']:.2f}"
+    assert f">{ours}</td>" in whole.split("</section>")[0]
+    assert "1 at fault" in html(copy).split("</nav>")[0]
+    report.write(["tiny"], root=copy)
+    assert fault in html(copy)
+
+
+def test_a_table_that_cannot_be_judged_says_why(copy: Path) -> None:
+    path = copy / "experiments/tiny/table.yaml"
+    path.write_text(path.read_text().replace("test/log_likelihood", "test/log_likelihod"))
+    report.write(root=copy)
+    assert "tiny/maf/pinwheel/0: its record has no test/log_likelihod; did you mean" in html(copy)
+
+
+def test_a_record_of_a_row_that_is_gone_is_told(copy: Path) -> None:
+    kept = record.read(copy / "results/tiny/maf/pinwheel/0.json")
+    record.write(replace(kept, experiment=kept.experiment | {"row": "gone"}), copy)
     report.write(root=copy)
     assert 'role="alert">results/tiny/gone/pinwheel/0.json: row: tiny has no row' in html(copy)
 
