@@ -9,7 +9,7 @@ import click
 
 from nfbench.cli_device import device_option, threads_option
 from nfbench.cli_slurm import send_sweep, slurm_option
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, gathering
 from nfbench.exits import FAILED, INTERRUPTED
 from nfbench.logs import logging_to
 
@@ -140,13 +140,21 @@ def show(found: "Sweep") -> int:
 
 
 def sweep_pages(*, check: bool) -> None:
-    """Render the page of every sweep with a record, or check that it is what the records give."""
-    from nfbench.sweeps import pages
-    from nfbench.sweeps.result import results
+    """Render the page of every sweep with a record, or check that it is what the records give.
 
-    for each in results():
-        if check:
-            pages.check(each.name)
-            click.echo(f"sweeps/{each.name}: the committed page is what the records give")
-        else:
-            click.echo(f"sweeps/{each.name}: {pages.render(each.name).name}")
+    Raises:
+        UsageError: a record that cannot be read; where pages are checked, all that is wrong.
+    """
+    from nfbench.sweeps import pages
+    from nfbench.sweeps.result import recorded
+
+    wrong: list[str] = []
+    for name in recorded():
+        if not check:
+            click.echo(f"sweeps/{name}: {pages.render(name).name}")
+            continue
+        with gathering(wrong):
+            pages.check(name)
+            click.echo(f"sweeps/{name}: the committed page is what the records give")
+    if wrong:
+        raise UsageError("\n".join(wrong))

@@ -7,7 +7,7 @@ import click
 
 from nfbench.cli_costs import costs_page
 from nfbench.cli_sweep import sweep_pages
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, gathering
 
 if TYPE_CHECKING:
     from nfbench.tables import View
@@ -69,19 +69,17 @@ def check_tables(names: Sequence[str]) -> None:
     from nfbench.stamp import outdated
 
     wrong = [] if names else list(archive.strays())
-    for name in names or [name for name in table_names() if load_table(name).committed]:
-        try:
-            rendering.check(name)
-        except UsageError as error:
-            wrong.append(str(error))
-        else:
-            click.echo(f"{name}: the committed table is what the records give")
-        wrong += outdated(name, find_root())
+    for name in names or table_names():
+        with gathering(wrong):
+            if names or load_table(name).committed:
+                wrong += outdated(name, find_root())
+                rendering.check(name)
+                click.echo(f"{name}: the committed table is what the records give")
+    for check_pages in () if names else (sweep_pages, costs_page):
+        with gathering(wrong):
+            check_pages(check=True)
     if wrong:
         raise UsageError("\n".join(wrong))
-    if not names:
-        sweep_pages(check=True)
-        costs_page(check=True)
 
 
 def show_table(view: "View", form: str) -> None:

@@ -1,10 +1,21 @@
 """Errors that are the user's to mend."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 class UsageError(ValueError):
     """Unusable input; the message says what was expected, what was got, and what would work."""
+
+
+@contextmanager
+def gathering(wrong: list[str]) -> Iterator[None]:
+    """A `UsageError` within it adds to a list what it says, and ends nothing but this part."""
+    try:
+        yield
+    except UsageError as error:
+        wrong.append(str(error))
 
 
 class FailedRunError(RuntimeError):

@@ -350,6 +350,30 @@ def test_all_tables_come_with_the_pages_of_sweeps(root: Path) -> None:
     assert "run `nfbench sweep small`" in refused.output
 
 
+def test_a_check_tells_all_that_is_wrong_of_tables_sweeps_and_costs(root: Path) -> None:
+    call = CliRunner().invoke
+    shutil.copytree(root / "experiments/tiny", root / "experiments/whole")
+    assert call(main, ["table", "--all"]).exit_code == 0
+    results = root / "results"
+    for page in (results / "tiny.md", results / "sweeps/small.md"):
+        page.write_text(page.read_text().replace("Tiny", "Tidy"))
+    (results / "sweeps/early.json").write_text("{half a rec")
+    (results / "costs.md").write_text("typed by hand")
+    (results / "stray").mkdir()
+    (results / "stray/0.json").write_text("{}")
+    refused = call(main, ["table", "--all", "--check"])
+    assert refused.exit_code == 2
+    assert "whole: the committed table is what the records give" in refused.output
+    for told in (
+        "results/stray/0.json: it is the record of no table",
+        "results/tiny.md is not what the records give",
+        "sweeps/early.json: expected the JSON of a whole record",
+        "results/sweeps/small.md is not what the records give",
+        "results/costs.md is not what the records give",
+    ):
+        assert refused.output.count(told) == 1, told
+
+
 def test_a_finished_sweep_is_shown_and_a_dry_run_runs_nothing(root: Path) -> None:
     call = CliRunner().invoke
     shown = call(main, ["sweep", "small", "--jobs", "1"])

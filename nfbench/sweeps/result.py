@@ -145,10 +145,10 @@ def read(path: Path) -> Result:
     return result
 
 
-def results(root: Path | None = None) -> list[Result]:
-    """Every record of a sweep, by name; no file still being written."""
+def recorded(root: Path | None = None) -> list[str]:
+    """The names of the sweeps that have a record, sorted; no file still being written."""
     folder = result_path("any", root).parent
-    return [read(path) for path in sorted(folder.glob("[!.]*.json"))]
+    return sorted(path.stem for path in folder.glob("[!.]*.json"))
 
 
 def finished(sweep: Sweep) -> bool:
