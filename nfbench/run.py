@@ -17,7 +17,7 @@ from nfbench import checkpoint, provenance, record
 from nfbench.atomic import replacing
 from nfbench.audit import Audit, audit
 from nfbench.build import build_data, build_model
-from nfbench.callbacks import Checkpoints, Curve, ProgressBar
+from nfbench.callbacks import Checkpoints, Curve
 from nfbench.config import Experiment
 from nfbench.data.base import DataModule
 from nfbench.errors import FailedRunError, UsageError
@@ -27,6 +27,7 @@ from nfbench.metrics import bits_per_dim
 from nfbench.module import DensityModule, NonFiniteLossError
 from nfbench.pictures import save_pictures
 from nfbench.processes import leave
+from nfbench.progress import ProgressBar
 from nfbench.record import Record
 from nfbench.signals import StopRequest
 from nfbench.speed import BATCH, Speed, measure

@@ -143,7 +143,8 @@ TORCH = {
     "shard": "processes",
     "module": "density flat gradient matmul metrics nets nfe objectives processes schedule seeds"
     " selection shard",
-    "callbacks": "checkpoint config curve errors metrics module nfe processes record signals",
+    "callbacks": "checkpoint config curve errors module nfe processes record signals",
+    "progress": "module nfe",
     "provenance": "config module world",
     "audit": "density distributions flows transforms vae",
     "latent": "audit density flows transforms",
@@ -160,7 +161,7 @@ TORCH = {
     "tracking.session": "config errors exits figures imaging portrait provenance record signals"
     " tracking.identity tracking.log_file tracking.logger tracking.mode",
     "run": "atomic audit build callbacks checkpoint config data.base errors evaluation machine"
-    " metrics module pictures processes provenance record signals speed tracking.session"
+    " metrics module pictures processes progress provenance record signals speed tracking.session"
     " training world",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.

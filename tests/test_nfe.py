@@ -21,7 +21,6 @@ from test_run import directory, go, strike
 
 import nfbench.run as run_module
 from nfbench import callbacks, checkpoint, figures, portrait, record, tables
-from nfbench.callbacks import ProgressBar
 from nfbench.curve import read_curve
 from nfbench.data import DATA
 from nfbench.data.base import DataModule
@@ -36,6 +35,7 @@ from nfbench.module import DensityModule
 from nfbench.nets.mlp_field import MLPField
 from nfbench.nfe import NfeMeter
 from nfbench.plots import plot
+from nfbench.progress import ProgressBar
 from nfbench.schedule import Schedule
 from nfbench.signals import InterruptedRunError
 from nfbench.speed import BATCH

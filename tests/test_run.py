@@ -18,13 +18,14 @@ from harness import DIVERGING, GAUSSIAN, MAF, changed, comparable, write_table
 from torch import Tensor, nn
 
 from nfbench import callbacks, checkpoint, objectives, record, tables
-from nfbench.callbacks import Curve, ProgressBar
+from nfbench.callbacks import Curve
 from nfbench.cli import main
 from nfbench.config import load
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.module import DensityModule
 from nfbench.objectives import maximum_likelihood
+from nfbench.progress import ProgressBar
 from nfbench.record import Record
 from nfbench.run import run
 from nfbench.signals import InterruptedRunError
