@@ -76,7 +76,7 @@ class Harness:
         train(
             module,
             self.data,
-            Checkpoints(directory, "benchmark", StopRequest()),
+            Checkpoints(directory, {}, "benchmark", StopRequest(), part={}),
             self.root,
             bar=False,
         )

@@ -14,6 +14,7 @@ from nfbench.config import same_settings
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.nfe import per_solve
+from nfbench.parts import Part, join, parts_of
 from nfbench.processes import any_of, wait
 from nfbench.record import write_atomic
 from nfbench.signals import InterruptedRunError, StopRequest
@@ -28,13 +29,15 @@ class Checkpoints(pl.Callback):
 
     ``last.pt`` is written at chunk ends: every minute, after each validation, and when a signal
     asks the run to stop. Both say which experiment they are of. Of several processes the first
-    writes, when one of them was asked; all read, and all stop at the same chunk end.
+    writes, when one of them was asked; all read, and all stop at the same chunk end. ``last.pt``
+    also says by which sources and on what its steps were taken, in a run of several parts.
 
     Args:
         directory: the run's.
         experiment: its identity, plain values.
         fingerprint: of its data.
         stop: whether a signal came.
+        part: how this process makes its part of the run.
         first: whether this is the process that writes.
     """
 
@@ -45,11 +48,13 @@ class Checkpoints(pl.Callback):
         fingerprint: str,
         stop: StopRequest,
         *,
+        part: Part,
         first: bool = True,
     ) -> None:
         self.last, self.best = directory / "last.pt", directory / "best.pt"
         self.experiment, self.fingerprint, self.stop = experiment, fingerprint, stop
-        self.first = first
+        self.first, self.part = first, part
+        self.earlier: list[Part] = []
         self.seconds = 0.0  # of training before this process
 
     def resume(self, module: DensityModule) -> bool:
@@ -79,8 +84,12 @@ class Checkpoints(pl.Callback):
         module.step, module.optimizer_state = state["step"], state["optimizer"]
         if module.nfe is not None:
             module.nfe.resume(state["nfe"], first=self.first)
-        self.seconds = state["seconds"]
+        self.seconds, self.earlier = state["seconds"], parts_of(state)
         return True
+
+    def parts(self, step: int) -> list[Part]:
+        """The parts of the run up to this step; the last is this process's."""
+        return join([*self.earlier, self.part | {"step": step}])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks; from here on signals wait for a chunk end."""
@@ -147,6 +156,7 @@ class Checkpoints(pl.Callback):
             "selection": module.selection.state(),
             "step": module.step,
             "seconds": self.seconds + time.monotonic() - self.started,
+            "parts": self.parts(module.step),
         }
         if module.nfe is not None:
             state["nfe"] = module.nfe.state()

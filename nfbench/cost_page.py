@@ -3,8 +3,9 @@
 Imports no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -12,6 +13,7 @@ from nfbench.archive import records
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.config import resolve
 from nfbench.costs import TIMED, WARM_UP, Cost, Costs, files, read, settings_hash
+from nfbench.parts import all_parts
 from nfbench.record import Record, find_root, write_atomic
 from nfbench.rendering import compare
 from nfbench.units import duration, memory
@@ -189,8 +191,6 @@ def line(record: Record, costs: list[Costs]) -> dict[str, str]:
     where, steps = record.provenance, record.model["steps"]
     cost = estimate_of(record, costs)
     timing = cost.timing if cost else None
-    device = f"{where['world_size']} × " * (where["world_size"] > 1)
-    device += machine(where["device"], where["threads"]) + ", compiled" * where["compiled"]
     return {
         "row": record.row,
         "cell": record.cell,
@@ -200,14 +200,27 @@ def line(record: Record, costs: list[Costs]) -> dict[str, str]:
         "extrapolated": duration(timing.seconds(steps)) if timing else "",
         "memory": memory(where["peak_memory_bytes"]),
         "of training, extrapolated": memory(timing.peak_memory_bytes) if timing else "",
-        "device": device,
+        "device": "; ".join(machines(record)),
     }
 
 
+def machines(record: Record) -> list[str]:
+    """On what a run was made, each once: of a run that was resumed perhaps on several."""
+    return list(dict.fromkeys(map(machine_of, all_parts(record.provenance))))
+
+
+def machine_of(part: Mapping[str, Any]) -> str:
+    """On what a part of a run was made."""
+    if part["device"] is None:
+        return "unknown"
+    several = f"{part['world_size']} × " * (part["world_size"] > 1)
+    return several + machine(part["device"], part["threads"]) + ", compiled" * part["compiled"]
+
+
 def estimate_of(record: Record, costs: list[Costs]) -> Cost | None:
-    """What was measured of these settings on this device; nothing of several processes."""
+    """What was measured of these settings on this device; nothing of one on several."""
     where = record.provenance
-    if where["world_size"] > 1 or where["compiled"]:
+    if where["world_size"] > 1 or where["compiled"] or len(machines(record)) > 1:
         return None
     name = f"{record.table}/{record.row}/{record.cell}"
     settings = settings_hash(record.experiment["config"])

@@ -11,8 +11,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nfbench.errors import UsageError
-from nfbench.record import check_keys, check_seal, expect, find_root, write_atomic
+from nfbench.errors import UsageError, check_keys, expect
+from nfbench.record import check_seal, find_root, write_atomic
 from nfbench.seal import config_hash, seal, values_of
 from nfbench.sections import SECTIONS
 from nfbench.signatures import flow_names, flow_schema

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class UsageError(ValueError):
@@ -58,3 +59,16 @@ class OdeError(FailedRunError):
 def elsewhere(place: Path, command: str) -> str:
     """How a message about what a run leaves beside its record ends, where only that is here."""
     return f"it stays where the run was; to make it here move {place} away and run: {command}"
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raises `UsageError` with the message unless the condition holds."""
+    if not condition:
+        raise UsageError(message)
+
+
+def check_keys(section: str, values: Any, keys: str, *, optional: str = "") -> None:
+    """Raises `UsageError` unless `values` is an object with these keys, and no others."""
+    expect(isinstance(values, dict), f"{section}: expected an object")
+    wrong = (set(values) - set(optional.split())) ^ set(keys.split())
+    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {keys}")

@@ -11,6 +11,7 @@ from nfbench import tables
 from nfbench.catalog import table_names
 from nfbench.conditions import alike
 from nfbench.errors import UsageError
+from nfbench.parts import all_parts
 from nfbench.record import Record, find_root, run_dir
 from nfbench.tables import View
 from nfbench.verdict import Entry, mean_of
@@ -62,7 +63,7 @@ def lines(view: View, link: Callable[[Record], str]) -> list[Line]:
     The +- are the published one, ours over test points and ours over seeds; `link` tells where a
     run is to be found. Remarks are a reduced budget, outliers and deviations. Samples in a second
     are at the best size of batch, which `nfbench speed` finds, on what is named beside them; the
-    hardware is that of the training.
+    hardware is that of the training, and of a resumed run every commit and device is named.
     """
     found = [line(entry, link) for entry in view.entries]
     return sorted(found, key=lambda each: (str(each["model"]), str(each["data"])))
@@ -72,6 +73,7 @@ def line(entry: Entry, link: Callable[[Record], str]) -> Line:
     """What is said of a cell."""
     experiment, column, records = entry.experiment, entry.column, entry.records
     reported = experiment.reported
+    parts = [part for record in records for part in all_parts(record.provenance)]
     return {
         "table": experiment.table,
         "model": experiment.row,
@@ -95,8 +97,8 @@ def line(entry: Entry, link: Callable[[Record], str]) -> Line:
         "samples/s": mean_of(records, "speed/samples_per_second"),
         "speed on": alike(records, "samples_per_second")[0],
         "parameters": mean_of(records, "model/n_parameters"),
-        "hardware": listed(str(record.provenance["device"]) for record in records),
-        "commit": listed(commit(record) for record in records),
+        "hardware": listed(str(part["device"] or "unknown") for part in parts),
+        "commit": listed(commit(part) for part in parts),
         "runs": " ".join(link(record) for record in records),
     }
 
@@ -106,10 +108,10 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(sorted(set(words)))
 
 
-def commit(record: Record) -> str:
-    """The commit that a record was made with; a + says that its sources were changed."""
-    git = record.provenance["git"] or "unknown"
-    return f"{git}+" if record.provenance["dirty"] else str(git)
+def commit(part: Mapping[str, Any]) -> str:
+    """The commit that a part of a run was made with; a + says that its sources were changed."""
+    git = part["git"] or "unknown"
+    return f"{git}+" if part["dirty"] else str(git)
 
 
 def place(record: Record) -> str:

@@ -6,6 +6,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from nfbench import __version__
 from nfbench.config import Experiment, machine_words
 from nfbench.module import DensityModule
+from nfbench.parts import Part, summary
 from nfbench.world import world
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy")
@@ -84,21 +86,37 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def describe(
-    experiment: Experiment, module: DensityModule, started: datetime, seconds: float
-) -> dict[str, Any]:
-    """The section of a record on how it was made, less the commit."""
-    words = machine_words(compile=module.compiled, shard=module.sharded)
+def begin(root: Path) -> Part:
+    """By which sources a process makes its part of a run, and when it began."""
+    return {**commit(root), "started": now()}
+
+
+def means(module: DensityModule) -> Part:
+    """With and on what a process makes its part of a run."""
     return {
         "versions": versions(),
         "device": device_name(module.device),
-        "precision": precision(experiment),
         "world_size": world().size,
         "threads": torch.get_num_threads(),
+        "compiled": module.compiled,
+    }
+
+
+def describe(
+    experiment: Experiment, module: DensityModule, parts: Sequence[Part], seconds: float
+) -> dict[str, Any]:
+    """The section of a record on how it was made, in one part or several."""
+    words = machine_words(compile=module.compiled, shard=module.sharded)
+    return {
+        **summary(parts),
+        "precision": precision(experiment),
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory_bytes(module.device),
-        "compiled": module.compiled,
         "command": shlex.join([*experiment.command, *words]),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": now(),
     }
+
+
+def now() -> str:
+    """The time, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

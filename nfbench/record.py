@@ -4,7 +4,8 @@
     results/<table>/<row>/<cell>/<seed>.json  what a run gave
     runs/<table>/<row>/<cell>/<seed>/         its checkpoints and curves
 
-A record that exists is a cell that is done; its file carries the hash of its content.
+A record that exists is a cell that is done; its file carries the hash of its content. One of a
+run that was resumed elsewhere says so in its provenance (`earlier`), which others do not have.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from typing import Any, Protocol, cast
 from filelock import FileLock
 
 from nfbench.atomic import replacing
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, check_keys, expect
 from nfbench.seal import config_hash, seal, sealed_text, values_of
 
 VERSION = 2
@@ -30,6 +31,7 @@ KEYS = {
     "data": "name source n_train n_val n_test fingerprint",
     "provenance": "git dirty versions device precision world_size threads seconds"
     " compiled peak_memory_bytes command started finished",
+    "earlier": "git dirty versions device world_size threads compiled started step",
     "failure": "kind step batch message checkpoint",
 }
 
@@ -86,7 +88,8 @@ class Record:
             if field.name not in ("version", "status", "failure"):
                 expect(isinstance(section, dict), f"{field.name}: expected an object")
         check_keys("experiment", self.experiment, KEYS["experiment"])
-        check_keys("provenance", self.provenance, KEYS["provenance"])
+        check_keys("provenance", self.provenance, KEYS["provenance"], optional="earlier")
+        check_earlier(self.provenance.get("earlier", []))
         overrides = self.experiment["overrides"]
         expect(isinstance(overrides, list | tuple), f"overrides: got {overrides!r}")
         check_address(self)
@@ -136,17 +139,11 @@ class Record:
         return tuple(self.experiment["overrides"])
 
 
-def expect(condition: bool, message: str) -> None:
-    """Raises `UsageError` with the message unless the condition holds."""
-    if not condition:
-        raise UsageError(message)
-
-
-def check_keys(section: str, values: Any, keys: str) -> None:
-    """Raises `UsageError` unless `values` is an object with exactly these keys."""
-    expect(isinstance(values, dict), f"{section}: expected an object")
-    wrong = set(values) ^ set(keys.split())
-    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {keys}")
+def check_earlier(parts: Any) -> None:
+    """Raises `UsageError` unless these are the parts of a run before its last one."""
+    expect(isinstance(parts, list), f"provenance.earlier: expected a list, got {parts!r}")
+    for number, part in enumerate(parts):
+        check_keys(f"provenance.earlier[{number}]", part, KEYS["earlier"])
 
 
 def check_version(version: object) -> None:

@@ -19,6 +19,7 @@ from nfbench.catalog import load_table, table_names
 from nfbench.curve import read_curve
 from nfbench.errors import UsageError
 from nfbench.figures import draw_curves
+from nfbench.parts import resumed
 from nfbench.record import Record, find_root, run_dir, write_atomic
 from nfbench.tables import View
 from nfbench.verdict import Entry
@@ -155,11 +156,13 @@ def facts(record: Record) -> dict[str, Any]:
     """Where a number is from: command, commit, machine, data, weights, audit."""
     origin = record.provenance
     changed = " with changes" if origin["dirty"] else ""
+    earlier = resumed(origin)
     data = record.data
     return {
         "seed": record.seed,
         **{name.replace("_", " "): origin[name] for name in FACTS},
         "commit": f"{origin['git']}{changed}",
+        **({"resumed": earlier} if earlier else {}),
         "versions": ", ".join(f"{k} {v}" for k, v in sorted(origin["versions"].items())),
         "data": f"{data['name']} from {data['source']}, {data['n_train']} training, "
         f"{data['n_val']} validation and {data['n_test']} test rows",

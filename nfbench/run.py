@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +103,7 @@ def execute(
     logger: Logger | None,
 ) -> Record:
     """Build, train and evaluate; the record of it."""
-    sources = provenance.commit(root)
-    started, clock = datetime.now(UTC), time.monotonic()
+    clock = time.monotonic()
     module, data, checkpoints = prepare(experiment, root, means, stop)
     failure, metrics, checks, speed = None, Metrics(), Audit(), Speed()
     try:
@@ -125,7 +123,9 @@ def execute(
         speed=speed,
         model=describe_model(module, failed=failure is not None),
         data=data.describe(),
-        provenance=sources | provenance.describe(experiment, module, started, seconds),
+        provenance=provenance.describe(
+            experiment, module, checkpoints.parts(module.step), seconds
+        ),
         failure=failure,
     )
 
@@ -135,6 +135,7 @@ def prepare(
 ) -> tuple[DensityModule, DataModule, Checkpoints]:
     """Read the data and build the module, as its last checkpoint has it if there is one."""
     quiet_lightning()
+    begun = provenance.begin(root)
     data = build_data(experiment)
     data.setup()
     data.to(means.device)
@@ -154,6 +155,7 @@ def prepare(
         experiment.identity(),
         data.fingerprint,
         stop,
+        part=begun | provenance.means(module),
         first=world().is_first,
     )
     if checkpoints.resume(module):

@@ -231,6 +231,6 @@ def fit(
     data.setup()
     module = DensityModule(model, objective, schedule, selection or Selection(), **options)
     data.schedule, data.step = schedule, lambda: module.step
-    kept = [Checkpoints(directory, {}, "settings", StopRequest())] if directory else []
+    kept = [Checkpoints(directory, {}, "settings", StopRequest(), part={})] if directory else []
     trainer(CPU, [*kept, *watchers]).fit(module, datamodule=data)
     return module

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -297,8 +296,9 @@ def test_the_command_of_a_run_tells_how_it_computed(tmp_path: Path) -> None:
     other = DensityModule(
         Location(), maximum_likelihood, CONSTANT, Selection(), compile=True, shard=True
     )
+    part = provenance.begin(tmp_path)
     commands = [
-        provenance.describe(experiment, module, datetime.now(UTC), 0.0)["command"]
+        provenance.describe(experiment, module, [part | provenance.means(module)], 0.0)["command"]
         for module in (plain, other)
     ]
     words = "nfbench run tiny/row pinwheel --seed 0"

@@ -165,6 +165,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "other_version": (lambda r: r.update(version=1), "version: expected 2, got 1"),
     "other_status": (lambda r: r.update(status="running"), "status"),
     "key_missing": (lambda r: r["provenance"].pop("git"), "provenance.*git"),
+    "parts_no_list": (lambda r: r["provenance"].update(earlier="a"), "earlier: expected a list"),
+    "part_incomplete": (
+        lambda r: r["provenance"].update(earlier=[{"git": "a"}]),
+        r"provenance.earlier\[0\]: missing or unknown .*'step'",
+    ),
     "key_unknown": (lambda r: r["model"].update(extra=1), "model.*extra"),
     "nan": (lambda r: r["metrics"].update({"test/log_likelihood": float("nan")}), "NaN"),
     "nan_elsewhere": (lambda r: r["speed"].update(x=float("inf")), "Infinity"),

@@ -9,16 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nfbench.errors import UsageError
-from nfbench.record import (
-    Record,
-    check_address,
-    check_keys,
-    check_seal,
-    expect,
-    find_root,
-    write_atomic,
-)
+from nfbench.errors import UsageError, check_keys, expect
+from nfbench.record import Record, check_address, check_seal, find_root, write_atomic
 from nfbench.seal import sealed_text, values_of
 
 from .space import Sweep
