@@ -22,10 +22,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What +- means."""
+    """What +- means; of `same_points` as the paper's number, ours is no error of the gap."""
 
     ours: str
     published: str | None = None
+    same_points: bool = False
 
 
 @dataclass(frozen=True)

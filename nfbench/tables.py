@@ -74,6 +74,7 @@ def build(name: str, root: Path | None = None) -> View:
             table.columns[cell],
             found.get((row, cell), []),
             multiple=table.ours_multiple,
+            same_points=table.uncertainty.same_points,
             fingerprints=fingerprints,
             extra=table.extra,
         )
@@ -207,7 +208,9 @@ def meaning(view: View) -> Iterator[str]:
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
-        yield f"Reproduced: the gap, ours less the paper's, is within the combined ±{band(view)}."
+        same = view.table.uncertainty.same_points
+        errors = "paper's ±, as both are of the same test points" if same else "combined ±"
+        yield f"Reproduced: the gap, ours less the paper's, is within the {errors}{band(view)}."
         yield "Inconclusive: it is not, but within our error over the seeds."
     yield "Stale: the settings or the data have changed since the run."
     yield (

@@ -55,6 +55,7 @@ def judge(
     records: Sequence[Record],
     *,
     multiple: float,
+    same_points: bool = False,
     fingerprints: Mapping[str, Mapping[str, str]],
     extra: Collection[str] = (),
 ) -> Entry:
@@ -62,7 +63,7 @@ def judge(
 
     Stale records count only where there is no other; a failed one gives no number, and is told.
     `fingerprints` are those known of a data set, by the source it is read from; what is not known
-    is not judged.
+    is not judged. Our +- over `same_points` as the paper's is shown, and no error of the gap.
     """
     done = [r for r in records if r.status == "done"]
     failures = [r for r in records if r.status == "failed"]
@@ -83,7 +84,7 @@ def judge(
         verdict = "reduced budget"
     else:
         # An error that a single point makes reproduces nothing, however large it is.
-        error_of_points = 0.0 if outliers or points is None else points
+        error_of_points = 0.0 if outliers or same_points or points is None else points
         verdict = compare(experiment, column, ours, error_of_points, mean_error(values))
     return Entry(
         experiment=experiment,

@@ -161,6 +161,20 @@ def test_verdict_is_by_the_combined_uncertainty(
     assert judged(value=value, se=se).verdict == verdict
 
 
+def test_our_error_over_the_papers_own_test_points_is_none_of_the_gap(
+    judged: Callable[..., Entry], root: Path
+) -> None:
+    assert judged(value=0.10, se=0.02).verdict == "reproduced"
+    file = root / "experiments" / "small" / "table.yaml"
+    file.write_text(
+        TABLE.replace("two standard errors}", "two standard errors, same_points: true}")
+    )
+    found = entry(root)
+    assert (found.verdict, found.points) == ("short", pytest.approx(0.04))
+    page = tables.markdown(tables.build("small", root))
+    assert "is within the paper's ±, as both are of the same test points." in page
+
+
 @pytest.mark.parametrize(
     ("value", "verdict"), [(2.0, "reproduced"), (1.9, "better"), (2.1, "short")]
 )
