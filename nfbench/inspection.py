@@ -40,6 +40,7 @@ def find_checkpoint(target: str, seed: int | None, root: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
+    check_no_record(Path(target))
     if Path(target).is_file():
         return Path(target)
     *names, last = record.run_names(target, root) or ("",)
@@ -59,6 +60,23 @@ def find_checkpoint(target: str, seed: int | None, root: Path) -> Path:
         f"{target}: expected a checkpoint, or a run that has kept one, as TABLE/ROW/CELL, "
         f"TABLE/ROW/CELL/SEED or its folder (for example demo/maf/moons); there is no {path}"
     )
+
+
+def check_no_record(path: Path) -> None:
+    """Refuses the file of a record, which holds no weights, and names the run that it is of.
+
+    Raises:
+        UsageError: it is one, by its name.
+    """
+    if path.suffix == ".json":
+        run = path.parent if path.name == "record.json" else path.with_suffix("")
+        *_, above, table, row, cell, seed = ("",) * 5 + run.parts
+        named = above in ("results", "runs")
+        name = f"{table}/{row}/{cell}/{seed}" if named else "TABLE/ROW/CELL/SEED"
+        raise UsageError(
+            f"{path}: expected a run or a checkpoint, got a record, which holds no weights; give "
+            f"the name of its run, {name}"
+        )
 
 
 def read_checkpoint(path: Path) -> tuple[Experiment, dict[str, Any], int]:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from nfbench.atomic import replacing
 from nfbench.errors import UsageError, check_keys, expect
-from nfbench.seal import config_hash, seal, sealed_text, values_of
+from nfbench.seal import MEND, config_hash, seal, sealed_text, values_of
 
 VERSION = 2
 LIKELIHOODS = ("exact", "estimate", "lower bound")
@@ -159,7 +159,7 @@ def check_hash(record: Record) -> None:
 
 def check_seal(given: object, values: dict[str, Any]) -> None:
     """Raises `UsageError` unless a seal is that of the values."""
-    expect(given == seal(values), "sha256: its content was changed since it was written")
+    expect(given == seal(values), f"sha256: its content was changed since it was written; {MEND}")
 
 
 def check_address(named: Named) -> None:

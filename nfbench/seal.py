@@ -10,6 +10,8 @@ from typing import Any
 
 from nfbench.errors import UsageError
 
+MEND = "restore it (git checkout), or move it away to have it made again"
+
 
 def seal(content: Any) -> str:
     """The SHA-256 of plain values in 64 hexadecimal digits, in whatever order of their keys.
@@ -41,8 +43,7 @@ def values_of(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
     except json.JSONDecodeError as error:
-        way = "restore it (git checkout), or move it away to have it made again"
-        raise UsageError(f"expected the JSON of a whole record, got {error}; {way}") from error
+        raise UsageError(f"expected the JSON of a whole record, got {error}; {MEND}") from error
     if not isinstance(values, dict):
         raise UsageError(f"expected an object, got {type(values).__name__}")
     return values

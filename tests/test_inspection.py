@@ -127,6 +127,33 @@ def test_a_wrong_target_says_where_it_looked(root: Path) -> None:
         inspect("tiny/maf/pinwheel", seed=7, root=root)
 
 
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("results/tiny/maf/pinwheel/0.json", "tiny/maf/pinwheel/0"),
+        ("{root}/results/tiny/maf/pinwheel/0.json", "tiny/maf/pinwheel/0"),
+        ("results/tiny/maf/pinwheel/7.json", "tiny/maf/pinwheel/7"),
+        ("runs/tiny/maf/pinwheel/0-12ab34cd/record.json", "tiny/maf/pinwheel/0-12ab34cd"),
+        ("results/sweeps/small.json", "TABLE/ROW/CELL/SEED"),
+    ],
+)
+def test_a_record_is_no_checkpoint_and_its_run_is_named(
+    root: Path, target: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(UsageError) as caught:
+        inspect(target.format(root=root), root=root)
+    assert "expected a run or a checkpoint, got a record" in str(caught.value)
+    assert str(caught.value).endswith(f"give the name of its run, {name}")
+
+
+def test_a_damaged_record_says_what_to_do(root: Path) -> None:
+    path = record.record_path(experiment(root), root)
+    path.write_text(path.read_text().replace('"test/n": 10000', '"test/n": 10001'))
+    with pytest.raises(UsageError, match=r"0\.json: sha256: .* changed .*; restore it"):
+        inspect("tiny/maf/pinwheel", root=root)
+
+
 IDENTITY = {"table": "t", "row": "r", "cell": "c", "seed": 0, "overrides": []}
 CONFIG = {"flow": {"name": "maf"}, "data": {"name": "pinwheel"}}
 
