@@ -91,7 +91,6 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
             return {}
         found: Audit = {
             "log_det_error": log_det_error(part),
-            "base_log_prob_error": base_log_prob_error(part),
             "round_trip_error": round_trip_error(part),
             "round_trip_error_float32": round_trip_error(part.float()),
             "passes_per_log_prob": part.passes[0],
@@ -99,6 +98,8 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
             "sample_log_prob_error": sample_log_prob_error(part),
             **calibration(model, x[:N_SAMPLES]),
             "mass": mass(model, x) if x.shape[1:] == (2,) else None,
+            # Last, as it draws: the noise of the others is that of earlier audits.
+            "base_log_prob_error": base_log_prob_error(part),
         }
     bad = [key for key, value in found.items() if value is not None and not math.isfinite(value)]
     return {**found, **dict.fromkeys(bad), "non_finite": len(bad)}

@@ -22,7 +22,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What +- means; of `same_points` as the paper's number, ours is no error of the gap."""
+    """What +- means.
+
+    Of a fixed test set (`same_points` as the paper's) ours is no error of the gap, which they
+    share. Where test points were drawn or preprocessed anew, both errors count as independent.
+    """
 
     ours: str
     published: str | None = None

@@ -12,7 +12,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def gathering(wrong: list[str]) -> Iterator[None]:
-    """A `UsageError` within it adds to a list what it says, and ends nothing but this part."""
+    """Add what a `UsageError` within says to a list, and go on after the block."""
     try:
         yield
     except UsageError as error:
@@ -68,7 +68,10 @@ def expect(condition: bool, message: str) -> None:
 
 
 def check_keys(section: str, values: Any, keys: str, *, optional: str = "") -> None:
-    """Raises `UsageError` unless `values` is an object with these keys, and no others."""
+    """Raises `UsageError` unless an object has these keys, and none but optional ones."""
     expect(isinstance(values, dict), f"{section}: expected an object")
     wrong = (set(values) - set(optional.split())) ^ set(keys.split())
-    expect(not wrong, f"{section}: missing or unknown {sorted(wrong)}; expected {keys}")
+    expect(
+        not wrong,
+        f"{section}: missing or unknown {sorted(wrong)}; expected {keys} {optional}".rstrip(),
+    )

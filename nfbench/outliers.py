@@ -1,8 +1,9 @@
 """Test points that carry the mean of a record all alone. Imports no torch."""
 
+from collections.abc import Iterable
+
 from nfbench.record import Record
 
-UNSEEN = "the least likely test point was not recorded: whether it carries the mean is not known"
 FEW_POINTS = 100  # of which one is a part of the mean that nobody need be told of
 
 
@@ -28,6 +29,11 @@ def outlier(record: Record) -> str:
     return f"one test point of {int(n):,} has {least:.3g} nats; {told}"
 
 
-def seen(record: Record) -> bool:
-    """Whether a record tells how likely its least likely test point is."""
-    return record.metrics.get("test/log_likelihood_min") is not None
+def unseen(records: Iterable[Record]) -> list[str]:
+    """Of which seeds nothing is known of the least likely test point."""
+    seeds = [str(r.seed) for r in records if r.metrics.get("test/log_likelihood_min") is None]
+    if not seeds:
+        return []
+    word = "seed" if len(seeds) == 1 else "seeds"
+    told = "was not recorded: whether it carries the mean is not known"
+    return [f"the least likely test point of {word} {', '.join(seeds)} {told}"]

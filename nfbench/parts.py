@@ -37,14 +37,10 @@ def made(part: Part) -> Part:
 def summary(parts: Sequence[Part]) -> dict[str, Any]:
     """What the provenance of a record says of them: the last one, and the earlier if there are.
 
-    A run started when its first part did, as far as is known, and is dirty if any part was.
+    A run started when its first part did, as far as is known.
     """
     *earlier, last = parts
-    states = [part["dirty"] for part in parts]
-    found = made(last) | {
-        "started": next(part["started"] for part in parts if part["started"]),
-        "dirty": True if True in states else None if None in states else False,
-    }
+    found = made(last) | {"started": next(p["started"] for p in parts if p["started"])}
     return found | {"earlier": earlier} if earlier else found
 
 

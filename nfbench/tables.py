@@ -209,14 +209,14 @@ def meaning(view: View) -> Iterator[str]:
     if view.published:
         yield f"The paper's ±: {view.table.uncertainty.published or 'none is given'}."
         same = view.table.uncertainty.same_points
-        errors = "paper's ±, as both are of the same test points" if same else "combined ±"
+        errors = "paper's ± (ours is over the same test points)" if same else "combined ±"
         yield f"Reproduced: the gap, ours less the paper's, is within the {errors}{band(view)}."
-        yield "Inconclusive: it is not, but within our error over the seeds."
+        yield "Inconclusive: it is not, but within that and our error over the seeds combined."
     yield "Stale: the settings or the data have changed since the run."
     yield (
-        f"Audit ok: log-determinant and inverse are right to {TOLERANCE:g} in float64 (of an ODE "
-        f"to {SOLVER_ERROR} times its tolerance), samples are finite, and in the plane the "
-        f"density integrates to 1 within {MASS_TOLERANCE:g}."
+        "Audit ok: log-determinant, inverse and, where it was looked at, the base are right to "
+        f"{TOLERANCE:g} in float64 (of an ODE to {SOLVER_ERROR} times its tolerance), samples are "
+        f"finite, and in the plane the density integrates to 1 within {MASS_TOLERANCE:g}."
     )
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "

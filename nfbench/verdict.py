@@ -109,8 +109,8 @@ def claim(record: Record, name: str) -> str:
     Of dequantized data the density at the point that noise has made is no bound, but exact.
     """
     kind = str(record.likelihood["kind"])
-    if name.endswith("/log_density") and not {"draws", "odes"} & set(record.likelihood):
-        return "exact"
+    if name.endswith("/log_density") and "draws" not in record.likelihood:
+        return "exact or estimate" if "odes" in record.likelihood else "exact"
     return f"{kind} of {record.likelihood['draws']} draws" if name.endswith("_iw") else kind
 
 
@@ -125,8 +125,7 @@ def compare(
 
     Combined is the root of the sum of squares of the paper's +- and ours over the test points, as
     of independent errors. A difference within that of these and of our mean over the seeds
-    (`of_mean`) is `inconclusive`, so that runs that scatter reproduce nothing. `measured` beside
-    nothing.
+    (`of_mean`) is `inconclusive`. `measured` beside nothing.
     """
     if experiment.reported is None:
         return "measured"

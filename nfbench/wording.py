@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nfbench.catalog import Column, Extra
-from nfbench.outliers import UNSEEN, seen
+from nfbench.outliers import unseen
 from nfbench.soundness import SOUND
 from nfbench.verdict import Entry
 
@@ -25,8 +25,8 @@ DOUBLE_DAGGER = "‡"  # beside a mean that a single test point carries
 def remarks(entry: Entry) -> list[str]:
     """What is said of an entry: its reduced budget, its outliers, then its deviations."""
     reduced = [f"reduced budget: {entry.experiment.reduced}"] if entry.experiment.reduced else []
-    unseen = [UNSEEN] if entry.gap is not None and not all(map(seen, entry.records)) else []
-    return [*reduced, *entry.outliers, *unseen, *entry.experiment.deviations]
+    unknown = [] if entry.gap is None else unseen(entry.records)
+    return [*reduced, *entry.outliers, *unknown, *entry.experiment.deviations]
 
 
 def remark(entry: Entry) -> str:

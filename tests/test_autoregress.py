@@ -105,6 +105,18 @@ def test_fast_generation_gives_what_full_passes_give(
         torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("features", "n_context", "n"), [(1, 0, 1), (3, 0, 2), (3, 2, 3)])
+def test_only_what_depends_on_something_takes_a_pass_of_the_network(
+    features: int, n_context: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, given = random_made(features, (4,), False, n_context, "relu"), context(7, n_context)
+    calls = []
+    evaluate = MADE.evaluate
+    monkeypatch.setattr(MADE, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    full_passes(made, affine_inverse, torch.randn(7, features), given)
+    assert len(calls) == n
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_fast_generation_is_accurate_at_the_size_of_bsds300(
     dtype: torch.dtype, tolerance: float

@@ -80,10 +80,10 @@ def test_a_run_in_one_go_or_resumed_as_it_was_has_no_earlier_parts(part: Any) ->
     assert found["finished"] == "2025-01-01T00:00:04+00:00"
 
 
-def test_a_run_is_dirty_if_a_part_of_it_was(part: Any) -> None:
+def test_a_part_of_changed_sources_stays_named_as_such(part: Any) -> None:
     part("aaaa", changes=" M nfbench/run.py", until=26)
     found = part("aaaa")
-    assert found.provenance["dirty"] is True
+    assert found.provenance["dirty"] is False
     assert sources(found) == [("aaaa", True, "CPU A", 26)]
 
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_from_before_parts_were_kept_is_one_of_unknown_sources(
     found = part("bbbb").provenance
     (first,) = found["earlier"]
     assert first == dict.fromkeys(record.KEYS["earlier"].split()) | {"step": 26}
-    assert (found["git"], found["dirty"]) == ("bbbb", None)
+    assert (found["git"], found["dirty"]) == ("bbbb", False)
     assert found["started"] < found["finished"]
     assert "until step 26: commit unknown, device unknown" in resumed(found)
     assert "| unknown; CPU A, " in cost_page.markdown(root)
@@ -131,7 +131,7 @@ def test_what_shows_a_commit_or_a_device_shows_those_of_every_part(
         part("aaaa", changes=" M nfbench/run.py", device="CPU B", until=26)
     found = part("bbbb")
     (line,) = leaderboard.lines(tables.build("tiny", root), leaderboard.place)
-    assert line["commit"] == "aaaa+, bbbb+"  # a record is dirty as a whole
+    assert line["commit"] == "aaaa+, bbbb"
     assert line["hardware"] == "CPU A, CPU B"
     facts = report.facts(found)
     told = "until step 26: commit aaaa with changes, device CPU B, nfbench 0.0.1"

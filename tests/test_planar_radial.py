@@ -275,7 +275,9 @@ def test_gradients_both_ways_are_those_of_finite_differences(
             return torch.func.functional_call(wrapped, state, (x, *context))
 
         inputs = (torch.randn(4, 2), *(value.detach() for value in values))
-        assert torch.autograd.gradcheck(run, [each.requires_grad_() for each in inputs])
+        inputs = [each.requires_grad_() for each in inputs]
+        assert torch.autograd.gradcheck(run, inputs)
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @BOTH

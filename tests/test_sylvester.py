@@ -144,10 +144,10 @@ def test_gradients_both_ways_are_those_of_finite_differences(kind: str, n_contex
             state = {prefix + name: part for name, part in zip(names, parts, strict=True)}
             return torch.func.functional_call(wrapped, state, (x, *context))
 
-        inputs = (torch.randn(2, 3), *(value.detach() for value in values))
-        assert torch.autograd.gradcheck(
-            run, [each.requires_grad_() for each in inputs], fast_mode=True
-        )
+        inputs = [torch.randn(2, 3), *(value.detach() for value in values)]
+        inputs = [each.requires_grad_() for each in inputs]
+        assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @EVERY_KIND

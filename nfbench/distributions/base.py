@@ -74,7 +74,7 @@ class Parameterless(Distribution):
         if z.shape[1:] != self.event_shape:
             raise ValueError(
                 f"data: expected rows that become noise of shape {self.event_shape}, as the flow "
-                f"was built for, got such of shape {tuple(z.shape[1:])}"
+                f"was built for, got shape {tuple(z.shape[1:])}"
             )
 
 

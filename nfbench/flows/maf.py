@@ -111,7 +111,10 @@ def maf_mog(
     scale_bound: float = 5.0,
     init: str = "paper",
 ) -> Flow:
-    """MAF MoG (K): ``layers`` of MAF over a base that is MADE MoG, a mixture of Gaussians."""
+    """MAF MoG (K): ``layers`` of MAF over a base that is MADE MoG, a mixture of Gaussians.
+
+    The base's weights start as in the paper; ``init`` is that of the layers before it.
+    """
     flow = maf(
         event_shape,
         context_features=context_features,
@@ -130,7 +133,6 @@ def maf_mog(
         activation=activation,
         reverse=layers % 2 == 1,
         context_features=context_features,
-        init=init,
     )
     return Flow(AutoregressiveMixture(base, components), flow.transform)
 
