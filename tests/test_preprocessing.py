@@ -222,6 +222,12 @@ def test_white_has_a_likelihood_and_samples_have_one_though_one_side_has_no_boun
     assert all(part.isfinite().all() for part in logit(x))
 
 
+def test_black_has_a_likelihood_without_a_margin() -> None:
+    logit = Logit(0.0)
+    for x in (torch.zeros(3, 2), logit.inverse(torch.full((3, 2), -800.0))[0]):
+        assert all(part.isfinite().all() for part in logit(x))
+
+
 def test_the_forms_of_the_logit_are_two() -> None:
     with pytest.raises(ValueError, match="expected one of symmetric, one_sided; got 'both'"):
         Logit(0.05, form="both")

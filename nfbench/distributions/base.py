@@ -70,7 +70,11 @@ class Parameterless(Distribution):
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     def check(self, z: Tensor) -> None:
-        """Refuse noise of another shape, whose density would be that of other dimensions."""
+        """Refuse noise of another shape, of other dimensions, and integers, whose squares wrap."""
+        if not z.is_floating_point():
+            raise ValueError(
+                f"data: expected float32 or float64, or a flow that dequantizes, got {z.dtype}"
+            )
         if z.shape[1:] != self.event_shape:
             raise ValueError(
                 f"data: expected rows that become noise of shape {self.event_shape}, as the flow "

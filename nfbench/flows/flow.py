@@ -28,8 +28,8 @@ class Flow(DensityModel):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
         Raises:
-            ValueError: if flow or data are not in float32 or float64, or a context has not as many
-                rows; in evaluation, if a row of data or context is not finite; names the first.
+            ValueError: if flow or data are in half precision, or a context has not as many rows;
+                in evaluation, if a row of data or context is not finite; names the first.
         """
         check_precision(data=x, flow=next(self.parameters(), x))
         check_rows(len(x), context)
@@ -64,7 +64,7 @@ class Flow(DensityModel):
         by the parameters, which is what divergences from samples are trained by.
 
         Raises:
-            ValueError: if the flow is not in float32 or float64, or a context has not n rows; in
+            ValueError: if the flow is in half precision, or a context has not n rows; in
                 evaluation, if a row of the context is not finite.
         """
         check_precision(flow=next(chain(self.parameters(), self.base.buffers())))
@@ -100,9 +100,9 @@ class Flow(DensityModel):
 
 
 def check_precision(**tensors: Tensor) -> None:
-    """Refuse a precision in which likelihoods would be off by whole nats, and integers."""
+    """Refuse a precision in which likelihoods would be off by whole nats."""
     for what, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float64):
+        if tensor.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
                 f"{what}: expected float32 or float64, got {tensor.dtype}, in which no likelihood "
                 "is computed; convert data and flow with .float()"

@@ -20,14 +20,13 @@ class Logit(Transform):
     has no bound below 1. log_det = sum_d [log scale - log s_d - log(1 - s_d)].
 
     Raises:
-        ValueError: if ``alpha`` is outside (0, 1/2), or ``form`` is neither.
+        ValueError: if ``alpha`` is outside [0, 1/2), or ``form`` is neither.
     """
 
     def __init__(self, alpha: float, *, form: str = "symmetric") -> None:
         super().__init__()
-        # With alpha = 0 the logit of noise that is exactly 0 would be infinite.
-        if not 0 < alpha < 0.5:
-            raise ValueError(f"logit: expected alpha in (0, 0.5), got {alpha}")
+        if not 0 <= alpha < 0.5:
+            raise ValueError(f"logit: expected alpha in [0, 0.5), got {alpha}")
         if form not in FORMS:
             raise ValueError(f"logit_form: expected one of {', '.join(FORMS)}; got {form!r}")
         self.alpha, self.scale = alpha, 1 - FORMS[form] * alpha
@@ -35,6 +34,8 @@ class Logit(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map the unit interval (B, *event) to the real line."""
+        if not self.alpha:  # the logit of 0, which noise may be, is infinite
+            x = torch.where(x == 0, torch.finfo(x.dtype).tiny, x)
         s = self.alpha + self.scale * x
         # 1 - s would lose what is left of it in float32 where x is close to 1; 1 - x does not.
         z = torch.log(s) - torch.log(self.gap + self.scale * (1 - x))
@@ -45,6 +46,8 @@ class Logit(Transform):
         x = (torch.sigmoid(z) - self.alpha) / self.scale
         if not self.gap:  # rounding must not carry it to 1, from where there is no way back
             x = x.clamp(max=1 - torch.finfo(x.dtype).eps / 2)
+        if not self.alpha:  # nor to 0
+            x = torch.where(x == 0, torch.finfo(x.dtype).tiny, x)
         return x, -self.log_det(z)
 
     def log_det(self, z: Tensor) -> Tensor:
