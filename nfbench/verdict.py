@@ -133,7 +133,7 @@ def compare(
     if column.direction == "lower":
         gain = -gain
     combined = hypot(experiment.reported.uncertainty or 0.0, points)
-    if abs(gain) <= max(combined, column.equivalence or 0.0) + ROUNDING:
+    if abs(gain) <= max(combined, column.equivalence) + ROUNDING:
         return "reproduced"
     if abs(gain) <= hypot(combined, of_mean):
         return "inconclusive"

@@ -34,8 +34,7 @@ class Logit(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map the unit interval (B, *event) to the real line."""
-        if not self.alpha:  # the logit of 0, which noise may be, is infinite
-            x = torch.where(x == 0, torch.finfo(x.dtype).tiny, x)
+        x = self.off_zero(x)
         s = self.alpha + self.scale * x
         # 1 - s would lose what is left of it in float32 where x is close to 1; 1 - x does not.
         z = torch.log(s) - torch.log(self.gap + self.scale * (1 - x))
@@ -46,9 +45,11 @@ class Logit(Transform):
         x = (torch.sigmoid(z) - self.alpha) / self.scale
         if not self.gap:  # rounding must not carry it to 1, from where there is no way back
             x = x.clamp(max=1 - torch.finfo(x.dtype).eps / 2)
-        if not self.alpha:  # nor to 0
-            x = torch.where(x == 0, torch.finfo(x.dtype).tiny, x)
-        return x, -self.log_det(z)
+        return self.off_zero(x), -self.log_det(z)
+
+    def off_zero(self, x: Tensor) -> Tensor:
+        """The same, but without alpha never 0, which noise may be and whose logit is infinite."""
+        return x if self.alpha else torch.where(x == 0, torch.finfo(x.dtype).tiny, x)
 
     def log_det(self, z: Tensor) -> Tensor:
         """log|det dz/dx| at the logit z: -log s - log(1 - s) = softplus(z) + softplus(-z)."""
