@@ -17,7 +17,7 @@ from nfbench.inspection import inspect
 from nfbench.machine import torch_device
 from nfbench.objectives.likelihood import maximum_likelihood
 from nfbench.run import run
-from nfbench.transforms.row_noise import row_noise
+from nfbench.transforms.row_noise import RowNoise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -207,5 +207,5 @@ def test_noise_of_a_replayed_step_is_that_of_its_seed() -> None:
 
 def test_noise_of_a_row_is_the_same_compiled_on_the_gpu() -> None:
     x = torch.randint(256, (8, 784)).float()
-    compiled = torch.compile(row_noise, dynamic=False)(x.cuda())
-    assert torch.equal(compiled.cpu(), row_noise(x))
+    compiled = torch.compile(RowNoise().cuda(), dynamic=False)(x.cuda())
+    assert torch.equal(compiled.cpu(), RowNoise()(x))

@@ -24,7 +24,7 @@ from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.reshape import Flatten
-from nfbench.transforms.row_noise import row_noise
+from nfbench.transforms.row_noise import RowNoise
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -135,7 +135,7 @@ def test_a_row_dequantized_once_has_the_same_noise_whenever_it_is_seen() -> None
 
 
 def test_noise_of_rows_is_uniform_and_independent_between_pixels() -> None:
-    u = row_noise(torch.randint(17, (4000, 64)).float())
+    u = RowNoise()(torch.randint(17, (4000, 64)).float())
     assert scipy.stats.kstest(u.double().flatten().numpy(), "uniform").pvalue > 1e-4
     assert 0 < u.min() < u.max() < 1
     between = torch.corrcoef(u.T) - torch.eye(64)
@@ -154,7 +154,7 @@ def test_noise_of_rows_that_are_alike_is_independent(likeness: str) -> None:
     else:
         x = torch.arange(255.0)[:, None].repeat(1, 64)
         other = x + 1
-    pair = torch.stack([row_noise(x).flatten(), row_noise(other).flatten()])
+    pair = torch.stack([RowNoise()(x).flatten(), RowNoise()(other).flatten()])
     assert torch.corrcoef(pair)[0, 1].abs() < 5 * pair.shape[1] ** -0.5
 
 
@@ -167,7 +167,7 @@ def test_noise_of_rows_is_that_of_splitmix64() -> None:
         z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
         found.append(((z ^ z >> 31) >> 41) + 0.5)
     expected = torch.tensor([found], dtype=torch.float64) / 2**23
-    assert torch.equal(row_noise(torch.zeros(1, 8).double()), expected)
+    assert torch.equal(RowNoise()(torch.zeros(1, 8).double()), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -24,6 +24,8 @@ class ChannelNorm(RunningStatistics):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (B, C, H, W)."""
+        # Not None: on a GPU torch then has no gradient for the bias.
+        gain = torch.ones_like(self.bias) if self.gain is None else self.gain
         return F.batch_norm(
-            x, self.mean, self.var, self.gain, self.bias, self.training, MOMENTUM, self.eps
+            x, self.mean, self.var, gain, self.bias, self.training, MOMENTUM, self.eps
         )

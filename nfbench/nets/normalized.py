@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .first_batch import FirstBatch
+from .weight_norm import weight_norm
 
 SPREAD = 0.05  # of v at the start
 STRIDE = 2  # of what halves or doubles a side
@@ -45,9 +46,7 @@ class Normalized(nn.Module, ABC):
     def normalized(self, gain: Tensor) -> Tensor:
         """``g v / |v|``, of the shape of v."""
         weight = self.weight if self.mask is None else self.weight * self.mask
-        shape = [-1 if axis == self.axis else 1 for axis in range(weight.dim())]
-        found: Tensor = torch._weight_norm(weight, gain.view(shape), self.axis)
-        return found
+        return weight_norm(weight, gain, self.axis)
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:

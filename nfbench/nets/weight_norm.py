@@ -7,6 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def weight_norm(v: Tensor, g: Tensor, axis: int = 0) -> Tensor:
+    """``g v / |v|``, shaped as v; the norm over all but an axis, of which g has a number for each.
+
+    (Salimans & Kingma 2016, equation 2.)
+    """
+    g = g.view([-1 if each == axis else 1 for each in range(v.dim())])
+    if v.dtype == torch.float64:  # of which torch's operation takes the root in float32 on a GPU
+        return v * (g / torch.norm_except_dim(v, 2, axis))
+    weight: Tensor = torch._weight_norm(v, g, axis)
+    return weight
+
+
 class WeightNormConv(nn.Module):
     """``(g v / |v|) * x + b``, the norm over each output channel's weights v (Salimans & Kingma
     2016, equation 2), padded to the same size.
@@ -33,9 +45,8 @@ class WeightNormConv(nn.Module):
 
     @property
     def normalized(self) -> Tensor:
-        """g v / |v|, of the shape of v, by the one operation that torch has for it."""
-        weight: Tensor = torch._weight_norm(self.weight, self.magnitude.view(-1, 1, 1, 1), 0)
-        return weight
+        """g v / |v|, of the shape of v."""
+        return weight_norm(self.weight, self.magnitude)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, n_in, H, W)."""

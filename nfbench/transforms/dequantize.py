@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Transform
-from .row_noise import row_noise
+from .row_noise import RowNoise
 
 
 class Dequantize(Transform):
@@ -27,15 +27,15 @@ class Dequantize(Transform):
 
     def __init__(self, levels: int, *, once: bool = False) -> None:
         super().__init__()
-        self.levels, self.once = levels, once
+        self.levels = levels
+        self.noise = RowNoise() if once else torch.rand_like
         # Integers have no floating-point type: the result takes that of the module.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Add uniform noise to integers (B, *event) and scale to [0, 1)."""
         x = x if x.is_floating_point() else x.to(self.anchor.dtype)
-        u = row_noise(x) if self.once else torch.rand_like(x)
-        z = into_cell(x, u, self.levels)
+        z = into_cell(x, self.noise(x), self.levels)
         return z, -log_volume(z, self.levels)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

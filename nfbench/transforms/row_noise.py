@@ -1,7 +1,7 @@
 """Noise that is a function of the row it is added to: the same whenever the row is seen."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Odd numbers of 64 bits with about as many ones as zeros, as signed integers: the golden ratio's
 # fraction, and the multipliers of SplitMix64's finalizer.
@@ -12,7 +12,7 @@ LAST_SHIFT = 31
 BITS = 23  # of each number, so that float32 holds it, and less than 1
 
 
-def row_noise(x: Tensor) -> Tensor:
+class RowNoise(nn.Module):
     """Numbers of U(0, 1), shaped as integers x (B, *event), that depend on their row alone.
 
     x holds them in a floating-point type, which the numbers have too. A row's numbers are the
@@ -20,12 +20,21 @@ def row_noise(x: Tensor) -> Tensor:
     generators") from a seed that is a hash of the row: (k + 1/2) / 2^23 with k the upper bits.
     Equal on all devices.
     """
-    rows = x.flatten(1).long()
-    # Multiples as running sums: compiled for a GPU, those of an arange would have 32 bits.
-    places = torch.full(rows.shape[1:], GOLDEN, device=x.device).cumsum(0)
-    seeds = mixed((rows * mixed(places)).sum(1, keepdim=True))
-    numbers = shifted(mixed(seeds + places), 64 - BITS)
-    return ((numbers.to(x.dtype) + 0.5) * 2.0**-BITS).view(x.shape)
+
+    golden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Read from memory, since a compiler takes multiples of what it knows in 32 bits on a GPU.
+        self.register_buffer("golden", torch.tensor(GOLDEN), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The numbers of integers (B, *event)."""
+        rows = x.flatten(1).long()
+        places = self.golden.expand(rows.shape[1]).cumsum(0)
+        seeds = mixed((rows * mixed(places)).sum(1, keepdim=True))
+        numbers = shifted(mixed(seeds + places), 64 - BITS)
+        return ((numbers.to(x.dtype) + 0.5) * 2.0**-BITS).view(x.shape)
 
 
 def mixed(z: Tensor) -> Tensor:
