@@ -33,7 +33,8 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
     """Render tables from the records in results/.
 
     Each goes to results/TABLE.md, and into the README where that has a place for it. A record
-    that was changed by hand, or is not of the data that its source has, is told by name.
+    that was changed by hand, or is not of the data that its source has, is told by name, and the
+    other tables are rendered.
 
     \b
         nfbench table maf2017_table1 --format latex
@@ -48,13 +49,16 @@ def table(names: tuple[str, ...], every: bool, check: bool, form: str) -> None:
     if check:
         check_tables(names)
         return
+    wrong: list[str] = []
     for name in names or table_names():
-        view = tables.build(name)
-        rendering.write(view)
-        show_table(view, form)
-    if every:
-        sweep_pages(check=False)
-        costs_page(check=False)
+        with gathering(wrong):
+            view = tables.build(name)
+            rendering.write(view)
+            show_table(view, form)
+    for write_pages in (sweep_pages, costs_page) if every else ():
+        with gathering(wrong):
+            write_pages(check=False)
+    refuse(wrong)
 
 
 def check_tables(names: Sequence[str]) -> None:
@@ -78,8 +82,19 @@ def check_tables(names: Sequence[str]) -> None:
     for check_pages in () if names else (sweep_pages, costs_page):
         with gathering(wrong):
             check_pages(check=True)
-    if wrong:
-        raise UsageError("\n".join(wrong))
+    refuse(wrong)
+
+
+def refuse(wrong: Sequence[str]) -> None:
+    """Raise `UsageError` with what is wrong, if anything is; what several pages say only once."""
+    from nfbench.record import find_root
+
+    told: list[str] = []
+    for text in (each.replace(f"{find_root()}/", "") for each in wrong):
+        if not any(text in earlier for earlier in told):
+            told.append(text)
+    if told:
+        raise UsageError("\n".join(told))
 
 
 def show_table(view: "View", form: str) -> None:

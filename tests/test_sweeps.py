@@ -374,6 +374,22 @@ def test_a_check_tells_all_that_is_wrong_of_tables_sweeps_and_costs(root: Path) 
         assert refused.output.count(told) == 1, told
 
 
+def test_a_damaged_record_is_told_once_and_costs_no_other_page(root: Path) -> None:
+    call = CliRunner().invoke
+    shutil.copytree(root / "experiments/tiny", root / "experiments/whole")
+    assert call(main, ["table", "--all"]).exit_code == 0
+    results = root / "results"
+    (results / "tiny/maf/pinwheel").mkdir(parents=True, exist_ok=True)
+    (results / "tiny/maf/pinwheel/0.json").write_text("{half a rec")
+    (results / "whole.md").unlink()
+    told = "results/tiny/maf/pinwheel/0.json: expected the JSON of a whole record"
+    rendered = call(main, ["table", "--all"])
+    checked = call(main, ["table", "--all", "--check"])
+    assert rendered.exit_code == checked.exit_code == 2
+    assert rendered.output.count(told) == checked.output.count(told) == 1
+    assert (results / "whole.md").exists()
+
+
 def test_a_finished_sweep_is_shown_and_a_dry_run_runs_nothing(root: Path) -> None:
     call = CliRunner().invoke
     shown = call(main, ["sweep", "small", "--jobs", "1"])
