@@ -75,10 +75,12 @@ def check_tables(names: Sequence[str]) -> None:
     wrong = [] if names else list(archive.strays())
     for name in names or table_names():
         with gathering(wrong):
-            if names or load_table(name).committed:
-                wrong += outdated(name, find_root())
-                rendering.check(name)
-                click.echo(f"{name}: the committed table is what the records give")
+            if not names and not load_table(name).committed:
+                continue
+            rendering.check(name)
+            click.echo(f"{name}: the committed table is what the records give")
+        with gathering(wrong):
+            wrong += outdated(name, find_root())
     for check_pages in () if names else (sweep_pages, costs_page):
         with gathering(wrong):
             check_pages(check=True)

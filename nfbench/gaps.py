@@ -47,14 +47,14 @@ def draw(table_name: str, root: Path | None = None) -> Path:
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[n + 1.5 for n in sizes])
     for axis, (cell, entries) in zip(axes[:, 0], panels.items(), strict=True):
         fill(axis, view.table.columns[cell], entries)
-    used = {color_of(entry) for entries in panels.values() for entry in entries}
+    used = {verdict_of(entry) for entries in panels.values() for entry in entries}
     add_legend(figure, view.table.title, used)
     return save(figure, root / "results" / f"{table_name}_gap.png", 150, stamp(table_name, root))
 
 
-def color_of(entry: Entry) -> str:
-    """The color of a verdict."""
-    return COLORS.get(entry.verdict.partition(":")[0], OTHER)
+def verdict_of(entry: Entry) -> str:
+    """The verdict, without its reason."""
+    return entry.verdict.partition(":")[0]
 
 
 def fill(axis: Axes, column: Column, entries: Sequence[Entry]) -> None:
@@ -88,31 +88,32 @@ def reach(entry: Entry, column: Column) -> float:
 
 
 def row(axis: Axes, y: int, entry: Entry, column: Column, *, inside: bool) -> None:
-    """One row; what is far off is an arrow at the edge with its number."""
+    """One row; a mean that is far off is an arrow at the edge with its number."""
     reported = entry.experiment.reported
     assert reported is not None and entry.gap is not None
     if reported.uncertainty:
         axis.barh(y, 2 * reported.uncertainty, left=-reported.uncertainty, height=0.7, color=FRAME)
     text = f"{number(column, entry.ours)}{double_dagger(entry)} ({number(column, reported.value)})"
     axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=LABEL)
-    color = color_of(entry)
-    if not inside:
-        edge = axis.get_xlim()[entry.gap > 0]
-        axis.plot(edge, y, "<>"[entry.gap > 0], color=color, markersize=5, clip_on=False)
-        return
-    axis.errorbar(entry.gap, y, xerr=entry.points, fmt="o", color=color, markersize=4, capsize=2)
+    color, limits = COLORS.get(verdict_of(entry), OTHER), axis.get_xlim()
+    if inside:
+        axis.errorbar(
+            entry.gap, y, xerr=entry.points, fmt="o", color=color, markersize=4, capsize=2
+        )
+    else:
+        far = entry.gap > 0
+        axis.plot(limits[far], y, "<>"[far], color=color, markersize=5, clip_on=False)
     if entry.n_seeds > 1:
-        seeds = seeds_of(entry, column)
+        seeds = [gap for gap in seeds_of(entry, column) if limits[0] < gap < limits[1]]
         axis.plot(seeds, [y + 0.22] * len(seeds), "|", color=color, markersize=4)
 
 
 def add_legend(figure: Figure, title: str, used: set[str]) -> None:
     """What the marks mean, under the title."""
-    known = [*COLORS.items(), ("another verdict", OTHER)]
+    known = [name for name in COLORS if name in used] + sorted(used - set(COLORS))
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=color, marker="o", markersize=4, linestyle="", label=name)
-        for name, color in known
-        if color in used
+        Line2D([], [], color=COLORS.get(name, OTHER), marker="o", ms=4, linestyle="", label=name)
+        for name in known
     ]
     handles += [
         Line2D([], [], color="black", linewidth=1, label="± test points"),

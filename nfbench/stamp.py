@@ -1,4 +1,4 @@
-"""What tells of a figure in results/ which records it shows: a hash of them, in the PNG itself."""
+"""What tells of a figure in results/ what it shows: a hash of its records, in the PNG itself."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from nfbench import tables
 from nfbench.archive import files
 
 KEY = "Source"  # of the text in the PNG
@@ -14,11 +15,18 @@ FIGURES = {".png": ("", 0), "_gap.png": (" --gap", None), "_speed.png": (" --spe
 
 
 def stamp(table: str, root: Path, seed: int | None = None) -> dict[str, str]:
-    """The text of a figure of a table's records, or of those of one seed."""
+    """The text of a figure of those records of a table that are of one seed, or of all.
+
+    Of all the verdicts count too, which a figure shows, and a change of rules can change.
+    """
     paths = [p for p in files(table, root) if seed is None or p.stem == str(seed)]
     content = hashlib.sha256()
     for path in paths:
         content.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    if seed is None:
+        for entry in tables.build(table, root).entries:
+            experiment = entry.experiment
+            content.update(f"{experiment.row} {experiment.cell} {entry.verdict}\n".encode())
     return {KEY: f"records {content.hexdigest()[:16]}"}
 
 

@@ -51,8 +51,11 @@ def test_what_is_far_off_does_not_hide_the_rest(root: Path) -> None:  # noqa: F8
     file.write_text(file.read_text().replace("moons: {}", published))
     record.write(make(root, "gaussian", "moons", value=0.3), root)
     record.write(make(root, "maf_5", "moons", value=-4e5, se=4e5), root)
+    record.write(make(root, "maf_5", "moons", seed=1, value=0.15), root)
     axis = panel(root, "moons")
     assert np.abs(axis.get_xlim()).max() < 100
+    ticks = [line.get_xdata() for line in axis.lines if line.get_marker() == "|"]
+    assert pytest.approx([0.01]) in ticks  # the seed that is not far off
     arrows = [line for line in axis.lines if line.get_marker() == "<"]
     assert [line.get_xdata()[0] for line in arrows] == [axis.get_xlim()[0]]
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +302,7 @@ def test_a_long_table_of_images_shows_several_in_a_line(root: Path, tmp_path: Pa
 
 
 def test_a_figure_of_other_records_than_there_are_is_told(root: Path, tmp_path: Path) -> None:
-    """A gallery is of seed 0; what is drawn of all seeds says so of any of them."""
+    """A gallery is of seed 0; what is drawn of all seeds is of all, and of the verdicts."""
     for folder in ("experiments", "results", "runs"):
         shutil.copytree(root / folder, tmp_path / folder)
     path = gallery("tiny", tmp_path)
@@ -309,10 +310,18 @@ def test_a_figure_of_other_records_than_there_are_is_told(root: Path, tmp_path: 
     figures.save(Figure(), other, texts=stamp("tiny", tmp_path))
     assert list(outdated("tiny", tmp_path)) == []
     kept = next((tmp_path / "results" / "tiny").glob("*/*/0.json"))
-    shutil.copy(kept, kept.with_name("1.json"))
+    found = record.read(kept)
+    record.write(replace(found, experiment=found.experiment | {"seed": 1}), tmp_path)
     (message,) = outdated("tiny", tmp_path)
     assert message.startswith("results/tiny_gap.png is not drawn from the records")
     assert message.endswith("run `nfbench plot tiny --gap`")
+    kept.with_name("1.json").unlink()
+    assert list(outdated("tiny", tmp_path)) == []
+    row = tmp_path / "experiments" / "tiny" / f"{found.experiment['row']}.yaml"
+    kept_row = row.read_text()
+    row.write_text(kept_row + "data: {batch_size: 7}\n")
+    assert list(outdated("tiny", tmp_path)) == [message]  # the verdict: stale
+    row.write_text(kept_row)
     kept.unlink()
     assert len(list(outdated("tiny", tmp_path))) == 2
     path.write_bytes(b"no picture")
