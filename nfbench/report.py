@@ -28,7 +28,7 @@ from nfbench.wording import MARKS, remarks
 TEMPLATE = "report.html.jinja"
 PICTURES = {"": "Densities and samples", "_speed": "Accuracy against the cost of a sample"}
 VERDICTS = (*MARKS, "measured")
-FACTS = ("command", "device", "precision", "threads", "world_size", "seconds", "finished")
+FACTS = ("command", "compiled", "device", "precision", "threads", "world_size", "seconds", "finished")
 
 
 @dataclass(frozen=True)

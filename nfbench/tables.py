@@ -215,8 +215,8 @@ def meaning(view: View) -> Iterator[str]:
     yield "Stale: the settings or the data have changed since the run."
     yield (
         "Audit ok: log-determinant, inverse and, where it was looked at, the base are right to "
-        f"{TOLERANCE:g} in float64 (of an ODE to {SOLVER_ERROR} times its tolerance), samples are "
-        f"finite, and in the plane the density integrates to 1 within {MASS_TOLERANCE:g}."
+        f"{TOLERANCE:g} in float64 (of ODEs to {SOLVER_ERROR} times the sum of their tolerances), "
+        f"samples are finite, and in the plane the density integrates to 1 within {MASS_TOLERANCE:g}."
     )
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "
