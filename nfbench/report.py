@@ -28,7 +28,8 @@ from nfbench.wording import MARKS, remarks
 TEMPLATE = "report.html.jinja"
 PICTURES = {"": "Densities and samples", "_speed": "Accuracy against the cost of a sample"}
 VERDICTS = (*MARKS, "measured")
-FACTS = ("command", "compiled", "device", "precision", "threads", "world_size", "seconds", "finished")
+HOW = ("command", "compiled", "device", "precision", "threads", "world_size")
+FACTS = (*HOW, "seconds", "finished")
 
 
 @dataclass(frozen=True)

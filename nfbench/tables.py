@@ -216,7 +216,8 @@ def meaning(view: View) -> Iterator[str]:
     yield (
         "Audit ok: log-determinant, inverse and, where it was looked at, the base are right to "
         f"{TOLERANCE:g} in float64 (of ODEs to {SOLVER_ERROR} times the sum of their tolerances), "
-        f"samples are finite, and in the plane the density integrates to 1 within {MASS_TOLERANCE:g}."
+        "samples are finite, and in the plane the density integrates to 1 within "
+        f"{MASS_TOLERANCE:g}."
     )
     yield (
         "Errors: log-determinant against autograd (float64) / inverse of the image (float32). "

@@ -320,12 +320,26 @@ def test_a_context_of_more_or_fewer_rows_is_refused(
 
 
 @cases(3, contexts=(0,))
-@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("width", [1, 2, 4])
 def test_data_of_another_width_are_refused(
     name: str, features: int, n_context: int, width: int
 ) -> None:
-    with pytest.raises((ValueError, RuntimeError)):
-        random_flow(name, features).log_prob(torch.randn(5, width))
+    """Of width 1, too, which broadcasting would take for every dimension."""
+    flow = random_flow(name, features)
+    with pytest.raises((ValueError, RuntimeError, IndexError)):
+        flow.log_prob(torch.randn(5, width))
+    if flow.needs_calibration:
+        with pytest.raises((ValueError, RuntimeError)):
+            flow.calibrate(torch.randn(5, width))
+
+
+@cases(3, contexts=(0,))
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_what_are_no_rows_is_refused(
+    name: str, features: int, n_context: int, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"data: expected rows \(B, \*event\), got a tensor"):
+        random_flow(name, features).log_prob(torch.zeros(shape))
 
 
 def test_integers_that_would_wrap_are_refused() -> None:

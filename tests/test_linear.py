@@ -43,6 +43,17 @@ def test_lu_is_its_matrix_with_the_log_det_of_slogdet(features: int) -> None:
     close(log_det_back, -log_det)
 
 
+def test_lu_is_invertible_where_its_diagonal_is_saturated() -> None:
+    lu, x = LULinear(3).float(), torch.ones(2, 3, dtype=torch.float32)
+    with torch.no_grad():
+        lu.factors.copy_(torch.diag(torch.tensor([-120.0, -20.0, 0.0])))
+    z, log_det = lu(x)
+    again, log_det_back = lu.inverse(z)
+    torch.testing.assert_close(again, x)
+    assert log_det.isfinite().all()
+    torch.testing.assert_close(log_det_back, -log_det)
+
+
 def test_lu_starts_as_the_identity() -> None:
     x = torch.randn(5, 4)
     z, log_det = LULinear(4)(x)
@@ -118,6 +129,14 @@ def test_act_norm_keeps_the_storage_of_its_parameters() -> None:
     norm.log_scale.data, norm.bias.data = vector[:3], vector[3:]
     norm(batch())
     assert vector.all()
+
+
+def test_act_norm_takes_nothing_from_a_batch_that_is_not_finite() -> None:
+    norm, x = ActNorm(3).train(), torch.randn(8, 3)
+    x[3, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"first batch: .* infinity in features \[1\]"):
+        norm(x)
+    assert not norm.is_set
 
 
 def test_act_norm_takes_nothing_from_a_single_row_and_no_scale_from_a_constant() -> None:

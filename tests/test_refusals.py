@@ -30,7 +30,7 @@ FIRST = torch.tensor([[1.0, 0.0]]).expand(9, 2)
     ("build", "message"),
     [
         (lambda: Permute([0, 0, 2]), "permutation of 0..2"),
-        (lambda: Permute([1, 0])(torch.zeros(1, 3)), "expected 2 dimensions to reorder, got 3"),
+        (lambda: Permute([1, 0])(torch.zeros(1, 3)), "expected rows of 2 dimensions or channels"),
         (lambda: Logit(0.5), r"alpha in \[0, 0.5\)"),
         (lambda: Rescale(math.inf), "preprocess.scale: expected a positive number, got inf"),
         (lambda: Affine(scale="tan"), "one of exp, .*got 'tan'"),
@@ -42,6 +42,8 @@ FIRST = torch.tensor([[1.0, 0.0]]).expand(9, 2)
         (lambda: BatchNorm(2)(torch.zeros(1, 2)), "at least 2 rows, got 1; .*batch_size"),
         (lambda: Whiten(2).calibrate(torch.ones(9, 2)), "singular"),
         (lambda: Whiten(2, context_features=2).calibrate(ROWS, FIRST), "class 1: .* none of 9"),
+        (lambda: MADE(2, dropout=1.0), r"dropout: expected a number in \[0, 1\), got 1.0"),
+        (lambda: MADE(2, dropout=-0.5), r"dropout: expected a number in \[0, 1\), got -0.5"),
         (lambda: MLP(2, 2, dropout=0.1), "dropout: expected 0 without residual blocks"),
         (lambda: MADE(2, dropout=0.1), "dropout: expected 0 without residual blocks"),
         (lambda: realnvp([2], scale_net="shard"), "scale_net: expected one of own, shared"),

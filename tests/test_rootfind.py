@@ -110,10 +110,18 @@ def test_tanh_equation_holds_to_rounding(rows: list[tuple[float, float]]) -> Non
         q, slack = torch.tensor(rows, dtype=dtype).unbind(1)
         t = solve_tanh(q, slack)
         value = t.double() + (slack.double() - 1) * t.double().tanh()
-        scale = q.double().abs() + (slack.double() - 1).abs()
+        reach = (q.double().abs() / slack.double().clamp(max=1)).clamp(max=1)
+        scale = q.double().abs() + (slack.double() - 1).abs() * reach
         slope = tanh_slope(t.double().tanh(), slack.double())
-        allowed = 4 * torch.finfo(dtype).eps * (scale + slope * t.abs())
+        eps = torch.finfo(dtype).eps
+        allowed = 4 * eps * (scale + slope * t.abs()) + eps**2
         assert ((value - q.double()).abs() <= allowed).all()
+
+
+def test_small_roots_are_as_exact_as_large_ones() -> None:
+    q = torch.logspace(-30, 0, 31).float()
+    t = solve_tanh(q, torch.full_like(q, 2.0))  # t + tanh t = q, 2 t if t is small
+    torch.testing.assert_close(t + t.tanh(), q, rtol=1e-6, atol=0)
 
 
 def test_tanh_equation_needs_few_steps() -> None:

@@ -122,6 +122,13 @@ def test_outer_knots_lie_at_the_bound_and_bins_keep_their_minimum(
     assert (knots[2] >= MIN_SLOPE).all()
 
 
+def test_outer_knots_lie_at_a_bound_that_float32_does_not_hold() -> None:
+    each = RationalQuadratic(bins=4, tail_bound=2.3).float().double()
+    knots = each.knots(parameters(4, 5))
+    assert (knots[:2, 0] == -2.3).all()
+    assert (knots[:2, -1] == 2.3).all()
+
+
 @WAYS
 @pytest.mark.parametrize("spread", [0.0, 1.0, 50.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

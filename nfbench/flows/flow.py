@@ -28,9 +28,12 @@ class Flow(DensityModel):
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
         Raises:
-            ValueError: if flow or data are in half precision, or a context has not as many rows;
-                in evaluation, if a row of data or context is not finite; names the first.
+            ValueError: if data are no rows, or they or the flow in half precision, or a context
+                has not as many rows; in evaluation, if a row of data or context is not finite;
+                names the first.
         """
+        if x.dim() < 2:
+            raise ValueError(f"data: expected rows (B, *event), got a tensor {tuple(x.shape)}")
         check_precision(data=x, flow=next(self.parameters(), x))
         check_rows(len(x), context)
         if not self.training:
@@ -47,9 +50,11 @@ class Flow(DensityModel):
         temperature of Glow (Kingma & Dhariwal 2018, section 6).
 
         Raises:
-            ValueError: if the base has no samples of this temperature, or a context has not n
-                rows; in evaluation, if a row of the context is not finite.
+            ValueError: if the flow is in half precision, the base has no samples of this
+                temperature, or a context has not n rows; in evaluation, if a row of the context is
+                not finite.
         """
+        check_precision(flow=next(chain(self.parameters(), self.base.buffers())))
         check_rows(n, context)
         if not self.training:
             check_finite(context=context)

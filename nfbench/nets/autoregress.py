@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .activations import ACTIVATIONS
+from .first_order import first_order
 from .made import MADE
 
 # (parameters (P, *shape), noise (*shape)) -> (values, log terms to add up over dimensions), of one
@@ -82,7 +82,7 @@ class FixedPoint(torch.autograd.Function):
         return image.clone(), log_term.clone()
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, g: Tensor, g_log: Tensor) -> tuple[Tensor | None, ...]:
         """Solve for v by iteration, or if that does not converge one dimension after another."""
 

@@ -12,8 +12,10 @@ def check_blocks(hidden: Sequence[int], residual: bool, dropout: float) -> None:
     """Check that hidden layers are one and two for each residual block, all of one width.
 
     Raises:
-        ValueError: if they are not, or if there is dropout without such blocks.
+        ValueError: if they are not, or if dropout is no fraction, or without such blocks.
     """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a number in [0, 1), got {dropout}")
     if not residual:
         if dropout:
             raise ValueError(

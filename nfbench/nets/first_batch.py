@@ -54,6 +54,12 @@ class FirstBatch(nn.Module):
         if n[0] < 2:
             return
         mean = total / n
+        if not total.isfinite().all():
+            bad = (~total.isfinite()).nonzero().flatten().tolist()
+            raise ValueError(
+                "first batch: expected finite values, which set scales and shifts; got NaN or "
+                f"infinity in features {bad}"
+            )
         var = (squares / n - mean.square()).clamp(min=0)
         rounding = max(torch.finfo(x.dtype).eps ** 2, 1e-15)  # of the data, of these sums
         varies = var > rounding * squares / n

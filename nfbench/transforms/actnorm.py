@@ -5,7 +5,7 @@ from torch import Tensor
 
 from nfbench.nets.first_batch import FirstBatch
 
-from .base import Transform
+from .base import Transform, check_width
 
 
 class ActNorm(FirstBatch, Transform):
@@ -17,6 +17,7 @@ class ActNorm(FirstBatch, Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalize data (B, D) or (B, C, H, W)."""
+        check_width(x, len(self.bias))
         if self.is_waiting:
             self.set_from(x)
         log_gain, bias = self.fit(x)
@@ -24,6 +25,7 @@ class ActNorm(FirstBatch, Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo the normalization."""
+        check_width(z, len(self.bias))
         log_gain, bias = self.fit(z)
         return (z - bias) * torch.exp(-log_gain), -self.log_det(z)
 

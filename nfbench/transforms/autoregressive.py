@@ -5,7 +5,7 @@ from torch import Tensor
 from nfbench.nets.autoregress import autoregress
 from nfbench.nets.made import MADE
 
-from .base import Transform
+from .base import Transform, check_width
 from .elementwise import Elementwise
 
 
@@ -13,7 +13,7 @@ class Autoregressive(Transform):
     """``z_d = f(x_d; MADE(x_<d))``: one pass data -> noise, D dependent steps noise -> data.
 
     The Jacobian is triangular: log_det = sum_d log|f'(x_d)| (Papamakarios et al. 2017, equations
-    5-6).
+    4-5).
     """
 
     passes = 1
@@ -30,6 +30,7 @@ class Autoregressive(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise (B, D) to data, one dimension after another."""
+        check_width(z, self.made.features)
         return autoregress(self.made, self.solve, z, context)
 
     def solve(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 LIKELIHOODS = ("exact", "estimate", "lower bound")
 
 
+def check_width(x: Tensor, features: int) -> None:
+    """Refuse rows (B, D, ...) of another D, which broadcasting would hide where it is 1."""
+    if x.dim() < 2 or x.shape[1] != features:
+        raise ValueError(
+            f"expected rows of {features} dimensions or channels, got a shape of {tuple(x.shape)}"
+        )
+
+
 class Transform(nn.Module, ABC):
     """An invertible map between data ``x`` and noise ``z``, with its Jacobian's log-determinant.
 

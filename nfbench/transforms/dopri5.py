@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from nfbench.nets.first_order import first_order
 
 from .dynamics import Dynamics
 from .tolerance import Tolerance
@@ -179,7 +180,7 @@ class Replay(torch.autograd.Function):
         return tuple(output.clone() for output in outputs)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the time, the point, the context and the parameters."""
         dynamics: Dynamics = ctx.dynamics

@@ -39,7 +39,8 @@ class LULinear(Transform):
 
     def triangles(self) -> tuple[Tensor, Tensor, Tensor]:
         """L (D, D), U (D, D) and the diagonal of U (D,)."""
-        diagonal = F.softplus(self.factors.diagonal() + SOFTPLUS_SHIFT)
+        eps = torch.finfo(self.factors.dtype).eps  # so that no saturated factor is singular
+        diagonal = F.softplus(self.factors.diagonal() + SOFTPLUS_SHIFT).clamp_min(eps)
         ones = torch.ones_like(diagonal)
         lower = self.factors.tril(-1) + ones.diag()
         return lower, self.factors.triu(1) + diagonal.diag(), diagonal

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torchdiffeq import odeint, odeint_adjoint
+
+from nfbench.nets.first_order import first_order
 
 from .dynamics import Dynamics
 
@@ -127,7 +128,7 @@ class Solve(torch.autograd.Function):
         return tuple(output.detach() for output in outputs)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the time, the point, the context and the parameters."""
         dynamics: Dynamics = ctx.dynamics

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Transform, no_volume_change
+from .base import Transform, check_width, no_volume_change
 
 
 class Permute(Transform):
@@ -40,10 +40,7 @@ class Permute(Transform):
 
     def check(self, x: Tensor) -> None:
         """Refuse what has more dimensions than the order, which would drop them, or fewer."""
-        if x.shape[1] != len(self.order):
-            raise ValueError(
-                f"data: expected {len(self.order)} dimensions to reorder, got {x.shape[1]}"
-            )
+        check_width(x, len(self.order))
 
 
 def alternate(features: int) -> list[int]:

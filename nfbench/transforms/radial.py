@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nfbench.nets.amortized import Amortized
 
-from .base import Transform, no_volume_change
+from .base import Transform, check_width, no_volume_change
 from .elementwise import SOFTPLUS_SHIFT
 
 SPREAD = 0.1  # of the first strengths: close to the identity, every layer its own
@@ -68,6 +68,7 @@ class Radial(Transform):
         self, x: Tensor, context: Tensor | None, *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
         """Map rows (B, D) by each layer in turn; return the image and log|det dz/dx| (B,)."""
+        check_width(x, self.features)
         if not self.layers:
             return x, no_volume_change(x)
         center, a, s = self.maps(len(x), context, backwards=backwards)

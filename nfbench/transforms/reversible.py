@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from nfbench.nets.first_order import first_order
 
 from .base import Compose, Transform
 
@@ -54,7 +55,7 @@ class Recompute(torch.autograd.Function):
         return z, log_det
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the data, the context and the parameters."""
         z, *given = ctx.saved_tensors

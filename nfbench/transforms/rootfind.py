@@ -98,7 +98,8 @@ def solve_tanh(q: Tensor, slack: Tensor) -> Tensor:
     with torch.no_grad():
         end = q - (slack - 1) * q.sign()
         end = torch.where(end * q.sign() < 0, 0.0, end)
-        noise = torch.finfo(q.dtype).eps * (q.abs() + (slack - 1).abs())
+        reach = (q.abs() / slack.clamp(max=1)).clamp(max=1)  # what |tanh t| is at most
+        noise = torch.finfo(q.dtype).eps * (q.abs() + (slack - 1).abs() * reach)
         root = find_root(
             equation, torch.minimum(q, end), torch.maximum(q, end), start=end, noise=noise
         )

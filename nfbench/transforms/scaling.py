@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .base import Transform
+from .base import Transform, check_width
 
 
 class DiagonalScaling(Transform):
@@ -15,8 +15,10 @@ class DiagonalScaling(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scale data (B, D)."""
+        check_width(x, len(self.log_scale))
         return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo the scaling (B, D)."""
+        check_width(z, len(self.log_scale))
         return z * torch.exp(-self.log_scale), -self.log_scale.sum().expand(z.shape[0])

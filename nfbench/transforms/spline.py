@@ -33,7 +33,8 @@ class RationalQuadratic(Elementwise):
             finite.
     """
 
-    ends: Tensor
+    signs: Tensor
+    ones: Tensor
 
     def __init__(
         self, *, bins: int = 8, tail_bound: float = 3.0, temperature: float = 1.0
@@ -44,8 +45,10 @@ class RationalQuadratic(Elementwise):
         check_positive(tail_bound=tail_bound, temperature=temperature)
         self.bins, self.tail_bound, self.temperature = bins, tail_bound, temperature
         self.n_parameters = 3 * bins - 1
-        ends = torch.tensor([[-tail_bound, tail_bound], [-tail_bound, tail_bound], [1.0, 1.0]])
-        self.register_buffer("ends", ends, persistent=False)
+        # Both outer knots are B signs + ones, in any precision: places on either side, and slopes.
+        signs = torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]])
+        self.register_buffer("signs", signs, persistent=False)
+        self.register_buffer("ones", 1 - signs.abs(), persistent=False)
 
     def forward(self, x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return z and log dz/dx (equations 4-5)."""
@@ -97,7 +100,8 @@ class RationalQuadratic(Elementwise):
         places = (2 * self.tail_bound) * sizes.cumsum(1) - self.tail_bound
         slopes = MIN_SLOPE + F.softplus(slopes + SLOPE_SHIFT)
         inner = torch.cat([places, slopes[None]])
-        ends = self.ends.reshape(3, 2, *[1] * (inner.dim() - 2)).expand(3, 2, *inner.shape[2:])
+        ends = torch.add(self.ones, self.signs, alpha=self.tail_bound)
+        ends = ends.reshape(3, 2, *[1] * (inner.dim() - 2)).expand(3, 2, *inner.shape[2:])
         return torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=1)
 
     def with_tails(self, x: Tensor, image: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:

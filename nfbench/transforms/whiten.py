@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from nfbench.nets.context import check_context
 
-from .base import Transform
+from .base import Transform, check_width
 
 
 class Whiten(Transform):
@@ -45,6 +45,7 @@ class Whiten(Transform):
 
     def classes(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The class of each row (B,); 0 without a context."""
+        check_width(x, self.mean.shape[-1])
         check_context(context, self.context_features)
         if context is None:
             return torch.zeros(len(x), dtype=torch.long, device=x.device)
