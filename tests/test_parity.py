@@ -12,8 +12,8 @@ import pytest
 from nfbench.flows import FLOWS
 
 HERE = Path(__file__).parent
-# The file and the test that compare each one: another library with the same weights, a closed form where no
-# library has it right, or the formula spelled out again where none has the flow.
+# The file and the test that compare each one: with another library of the same weights, with a
+# closed form, or where no library has it right with the formula, spelled out again.
 ORACLES = {
     "identity": ("distributions", "standard_normal_is_that_of_torch"),
     "gaussian": ("distributions", "gaussian_flow_is_the_maximum_likelihood_normal_of_torch"),
