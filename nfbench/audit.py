@@ -82,7 +82,12 @@ def audit(model: DensityModel, x: Tensor) -> Audit:
     autoencoder it is the posterior's flow, at latents that it draws for the rows. Labels are taken
     in turn. What is drawn is the same at every call. A model of another kind has nothing of this
     to check.
+
+    Raises:
+        ValueError: if there is no row.
     """
+    if not len(x):
+        raise ValueError("audit: expected rows of data, got none")
     model = copy.deepcopy(model).eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -23,6 +23,8 @@ class Transform(nn.Module, ABC):
 
     ``forward``: data -> noise, ``log_det = log|det dz/dx|``; ``inverse``: noise -> data,
     ``log_det = log|det dx/dz|``. Both are in nats, summed over the event dimensions, shape (B,).
+    First derivatives are there both ways. Second ones are refused through an ODE, reversible
+    layers, and the inverse of an autoregressive transform of more than four dimensions.
     """
 
     likelihood: str = "exact"
