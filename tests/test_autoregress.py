@@ -8,6 +8,7 @@ from oracles import close, randomize
 from torch import Tensor
 
 from nfbench.nets import autoregress as inversion
+from nfbench.nets.activations import ACTIVATIONS, IN_PLACE
 from nfbench.nets.autoregress import Solve, autoregress, full_passes, incremental
 from nfbench.nets.made import MADE
 from nfbench.transforms.elementwise import Additive, Affine
@@ -249,6 +250,14 @@ def test_second_derivatives_of_few_dimensions_are_those_of_differences(features:
     bent = torch.autograd.grad((slopes(noise)[0] * direction).sum(), noise)[0][0]
     differences = (slopes(noise.detach() + direction) - slopes(noise.detach() - direction))[0] / 2
     torch.testing.assert_close(bent, differences.detach(), rtol=1e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_in_place_are_the_same(name: str) -> None:
+    x = torch.linspace(-5, 5, 101)
+    expected, place = ACTIVATIONS[name](x), x.clone()
+    assert torch.equal(IN_PLACE[name](place), expected)
+    assert torch.equal(place, expected)
 
 
 def test_dropout_takes_no_part_in_generation() -> None:

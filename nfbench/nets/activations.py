@@ -1,7 +1,9 @@
 """The activations a recipe can name."""
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,6 +13,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "silu": F.silu,
     "softplus": F.softplus,
+}
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "elu": partial(F.elu, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+    "softplus": lambda x: x.copy_(F.softplus(x)),
 }
 
 

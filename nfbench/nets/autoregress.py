@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS
+from .activations import IN_PLACE
 from .first_order import first_order
 from .made import MADE
 
@@ -173,19 +173,19 @@ def incremental(
     streams = None if stream is None else stream.split(cut.new[0])
     offset = made.offset(context)  # (B, hidden)
     offsets = None if offset is None else offset.t().split(cut.new[0])
-    activate, log_terms = ACTIVATIONS[made.activation], []
+    activate, log_terms = IN_PLACE[made.activation], []
     noises, values = noise.unbind(), generated.unbind()
     for step, i in enumerate(made.order):
         below = generated[:step]
         for layer, part in enumerate(parts):
             if cut.new[layer][step]:
                 weight = cut.weights[layer][step][:, : len(below)]
-                units = torch.addmm(cut.biases[layer][step], weight, below)
+                units = torch.addmm(cut.biases[layer][step], weight, below, out=part[step])
                 if layer == 0 and offsets is not None:
                     units += offsets[step]
                 if streams is not None and layer % 2 == 0:
-                    units = streams[step].add_(units)
-                part[step].copy_(activate(units))
+                    units.copy_(streams[step].add_(units))
+                activate(units)
             below = hidden[layer][: cut.ends[layer][step]]
         if stream is not None:
             below = stream[: len(below)]
