@@ -91,8 +91,8 @@ def refuse(wrong: Sequence[str]) -> None:
     """Raise `UsageError` with what is wrong, if anything is; what several pages say only once."""
     from nfbench.record import find_root
 
-    told: list[str] = []
-    for text in (each.replace(f"{find_root()}/", "") for each in wrong):
+    root, told = find_root(), list[str]()
+    for text in (each.replace(f"{root}/", "") for each in wrong):
         if not any(text in earlier for earlier in told):
             told.append(text)
     if told:

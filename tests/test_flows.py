@@ -326,7 +326,7 @@ def test_data_of_another_width_are_refused(
 ) -> None:
     """Of width 1, too, which broadcasting would take for every dimension."""
     flow = random_flow(name, features)
-    with pytest.raises((ValueError, RuntimeError, IndexError)):
+    with pytest.raises((ValueError, RuntimeError)):
         flow.log_prob(torch.randn(5, width))
     if flow.needs_calibration:
         with pytest.raises((ValueError, RuntimeError)):

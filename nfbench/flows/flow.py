@@ -24,6 +24,11 @@ class Flow(DensityModel):
         """What ``log_prob`` is: exact, an estimate, or a lower bound."""
         return self.transform.likelihood
 
+    @property
+    def anchor(self) -> Tensor:
+        """A tensor that tells the precision and the device of the flow."""
+        return next(chain(self.parameters(), self.base.buffers()))
+
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
@@ -54,11 +59,11 @@ class Flow(DensityModel):
                 temperature, or a context has not n rows; in evaluation, if a row of the context is
                 not finite.
         """
-        check_precision(flow=next(chain(self.parameters(), self.base.buffers())))
+        check_precision(flow=self.anchor)
         check_rows(n, context)
         if not self.training:
             check_finite(context=context)
-        with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
+        with without_autocast(self.anchor.device):
             noise = self.base.sample(n, context, temperature=temperature)
             return self.transform.generate(noise, context)
 
@@ -72,11 +77,11 @@ class Flow(DensityModel):
             ValueError: if the flow is in half precision, or a context has not n rows; in
                 evaluation, if a row of the context is not finite.
         """
-        check_precision(flow=next(chain(self.parameters(), self.base.buffers())))
+        check_precision(flow=self.anchor)
         check_rows(n, context)
         if not self.training:
             check_finite(context=context)
-        with without_autocast(next(chain(self.parameters(), self.base.buffers())).device):
+        with without_autocast(self.anchor.device):
             noise = self.base.sample(n, context)
             x, log_det = self.transform.inverse(noise, context)
             return x, self.base.log_prob(noise, context) - log_det

@@ -30,17 +30,13 @@ class Permute(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder data (B, D)."""
-        self.check(x)
+        check_width(x, len(self.order))
         return x.index_select(1, self.order), no_volume_change(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Restore the order (B, D)."""
-        self.check(z)
+        check_width(z, len(self.order))
         return z.index_select(1, self.order.argsort()), no_volume_change(z)
-
-    def check(self, x: Tensor) -> None:
-        """Refuse what has more dimensions than the order, which would drop them, or fewer."""
-        check_width(x, len(self.order))
 
 
 def alternate(features: int) -> list[int]:
