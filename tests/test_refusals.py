@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from nfbench.flows import FLOWS
 from nfbench.flows.nsf import nsf
 from nfbench.flows.realnvp import realnvp
 from nfbench.nets.made import MADE
@@ -59,3 +61,21 @@ FIRST = torch.tensor([[1.0, 0.0]]).expand(9, 2)
 def test_errors_say_what_was_expected(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "arguments"),
+    [
+        ("ffjord", [2], {"gradient": "adjoint"}),
+        ("ffjord", [2], {"gradient": "replay"}),
+        ("glow_image", [1, 4, 4], {"levels": 1, "steps": 2, "hidden": 4, "reversible": True}),
+    ],
+)
+def test_second_derivatives_through_gradients_by_hand_are_refused(
+    name: str, shape: list[int], arguments: dict[str, Any]
+) -> None:
+    """However they are asked for: `torch.autograd.grad` of some inputs would leave them out."""
+    flow, x = FLOWS[name](shape, **arguments).eval(), torch.randn(2, *shape, requires_grad=True)
+    loss = flow.log_prob(x).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(loss, x, create_graph=True)
