@@ -58,10 +58,17 @@ class Level:
 
 
 def hint(name: object, known: Iterable[str], label: str = "known") -> str:
-    """How a message about an unknown name ends: the nearest known one, then all of them."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
-    guess = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{guess} ({label}: {', '.join(known) or 'none'})"
+    """How a message about an unknown name ends: the one that may be meant, then all known ones."""
+    names = list(known)
+    meant = nearest(str(name), names)
+    guess = f"; did you mean '{meant}'?" if meant else ""
+    return f"{guess} ({label}: {', '.join(names) or 'none'})"
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that `name` abbreviates, as lr does learning_rate, or else misspells."""
+    initials = {"".join(word[:1] for word in k.split("_")): k for k in known}
+    return initials.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def fill(schema: Any, *levels: Level) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Cluster:
         (fields,) = self.jobs(job)
         return fields["JobState"]
 
-    def wait(self, job: str, *states: str, seconds: float = 90.0) -> list[dict[str, str]]:
+    def wait(self, job: str, *states: str, seconds: float = 240.0) -> list[dict[str, str]]:
         """Wait until all tasks of a job are in one of these states, by default over."""
         wanted = set(states) or OVER
 

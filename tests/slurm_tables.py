@@ -51,6 +51,6 @@ def nfbench(*words: object) -> Result:
     return CliRunner().invoke(main, list(map(str, words)))
 
 
-def ended(cluster: Cluster, seconds: float = 90.0) -> None:
+def ended(cluster: Cluster, seconds: float = 240.0) -> None:
     """Wait until nothing waits or runs."""
     until(lambda: not cluster.queue(), seconds, "an empty queue")

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import nfbench
 from nfbench import checkpoint
 from nfbench.build import build_model, count_classes
 from nfbench.catalog import load_table, table_names
-from nfbench.config import load
+from nfbench.config import Experiment, resolve
 from nfbench.data import DATA
+from nfbench.data.dataset import Dataset
 from nfbench.flat import tie_gradients
 from nfbench.flows import FLOWS
 from nfbench.launch.estimate import random_labels, random_rows
@@ -29,8 +31,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in FILES}
 MAX_FILE, MAX_FUNCTION = 300, 60
 BATCH, STEPS = 8, 2
-MAX_DIMENSIONS = 1024
-COSTLY = {
+MAX_WIDTH = 100
+MAX_DIMENSIONS = 1024  # beyond it images have models of gigabytes
+COSTLY = {  # two steps take half a minute
     ("ffjord2019_table2", "ffjord", "bsds300"),
     ("ffjord2019_table2", "ffjord_multiscale", "mnist"),
     ("ffjord2019_table3", "ffjord", "mnist_binarized"),
@@ -354,11 +357,12 @@ def test_recipes_are_registered_under_their_own_names() -> None:
     assert {name: dataset.name for name, dataset in DATA.items()} == {n: n for n in DATA}
 
 
+TABLES = {name: load_table(name, ROOT) for name in table_names(ROOT)}
 CELLS = [
-    (table, row, cell)
-    for table in table_names(ROOT)
-    for row in load_table(table, ROOT).rows
-    for cell in load_table(table, ROOT).cells(row)
+    (name, row, cell)
+    for name, table in TABLES.items()
+    for row in table.rows
+    for cell in table.cells(row)
 ]
 
 
@@ -369,25 +373,19 @@ def test_every_experiment_file_is_among_the_cells() -> None:
     assert {(path.parent.name, path.stem) for path in files} == {cell[:2] for cell in CELLS}
 
 
-def is_large(address: tuple[str, str, str]) -> bool:
-    """Whether a cell's images have so many dimensions that its model has gigabytes of weights, or
-    two steps take half a minute.
-    """
+@pytest.mark.parametrize("address", CELLS, ids="/".join)
+def test_every_cell_builds_and_trains(address: tuple[str, str, str], tmp_path: Path) -> None:
+    """Of what is too large for a test the shapes; tests/test_full_size.py trains CIFAR-10."""
     table, row, cell = address
-    if address in COSTLY:
-        return True
-    data = DATA[load(f"{table}/{row}", cell, root=ROOT).data.name]
-    return prod(data.event_shape) > MAX_DIMENSIONS
-
-
-@pytest.mark.parametrize("address", [each for each in CELLS if is_large(each)], ids="/".join)
-def test_every_large_cell_builds_and_has_a_likelihood_without_memory(
-    address: tuple[str, str, str],
-) -> None:
-    """Shapes alone; tests/test_full_size.py trains those of CIFAR-10."""
-    table, row, cell = address
-    experiment = load(f"{table}/{row}", cell, root=ROOT)
+    experiment = resolve(TABLES[table], row, cell)
     dataset = DATA[experiment.data.name]
+    if address in COSTLY or prod(dataset.event_shape) > MAX_DIMENSIONS:
+        has_a_likelihood_without_memory(experiment, dataset)
+    else:
+        takes_two_steps(experiment, dataset, tmp_path)
+
+
+def has_a_likelihood_without_memory(experiment: Experiment, dataset: Dataset) -> None:
     with torch.device("meta"):
         model = build_model(experiment, dataset).eval()
         build_module(experiment, model, build_schedule(experiment, 100))
@@ -396,25 +394,22 @@ def test_every_large_cell_builds_and_has_a_likelihood_without_memory(
     assert values.shape == (2,)
 
 
-@pytest.mark.parametrize("address", [each for each in CELLS if not is_large(each)], ids="/".join)
-def test_every_cell_builds_and_takes_two_steps(
-    address: tuple[str, str, str], tmp_path: Path
-) -> None:
-    table, row, cell = address
-    experiment = load(f"{table}/{row}", cell, root=ROOT)
-    dataset = DATA[experiment.data.name]
+def takes_two_steps(experiment: Experiment, dataset: Dataset, tmp_path: Path) -> None:
+    """With nets of no more than `MAX_WIDTH` units."""
+    if isinstance(hidden := experiment.flow.get("hidden"), list):
+        narrow = [min(width, MAX_WIDTH) for width in hidden]
+        experiment = replace(experiment, flow=experiment.flow | {"hidden": narrow})
     model = build_model(experiment, dataset)
     if experiment.training.teacher is not None:  # whose run need not be here: itself
         path = tmp_path / "best.pt"
         identity, weights = experiment.identity(), model.state_dict()
         checkpoint.save(path, {"experiment": identity, "model": weights})
-        words = [f"training.teacher={path}"]
-        experiment = load(f"{table}/{row}", cell, overrides=words, root=ROOT)
+        experiment = replace(experiment, training=replace(experiment.training, teacher=str(path)))
     module = build_module(experiment, model, build_schedule(experiment, 100))
     torch.manual_seed(0)
-    # A covariance for each class is fitted where nothing is trained.
-    n_fits = 1 if module.trained else max(1, count_classes(experiment, dataset))
-    n_rows = BATCH + 2 * n_fits * prod(dataset.event_shape)
+    # Where nothing is trained a covariance is fitted, for each class.
+    n_fitted = 0 if module.trained else 2 * prod(dataset.event_shape)
+    n_rows = BATCH + n_fitted * max(1, count_classes(experiment, dataset))
     rows = random_rows(dataset.event_shape, dataset.levels, n_rows)
     if module.trained:
         before = [parameter.detach().clone() for parameter in module.trained]

@@ -11,11 +11,11 @@ from statistics import fmean
 import pytest
 
 import nfbench
-from nfbench import rendering, tables
+from nfbench import tables
 from nfbench.catalog import load_table, table_names
+from nfbench.cli_table import check_tables
 from nfbench.config import load, resolve
 from nfbench.flows import VECTOR_FLOWS
-from nfbench.stamp import outdated
 
 ROOT = Path(nfbench.__file__).parents[1]
 FILES = sorted(
@@ -42,7 +42,7 @@ def test_every_row_is_listed_and_each_of_its_cells_loads(path: Path) -> None:
     cells = table.cells(path.stem)
     assert path.stem in table.rows and cells
     for cell in cells:
-        experiment = load(f"{table.name}/{path.stem}", cell, root=ROOT)
+        experiment = resolve(table, path.stem, cell)
         assert experiment.title
         if table.paper.title and UNCONFIRMED not in experiment.deviations:
             assert experiment.reported is not None and experiment.reported.source
@@ -78,17 +78,14 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
 def test_titles_tell_the_rows_of_a_table_apart() -> None:
     for name in table_names(ROOT):
         table = load_table(name, ROOT)
-        titles = [
-            load(f"{name}/{row}", table.cells(row)[0], root=ROOT).title for row in table.rows
-        ]
+        titles = [table.row(row).values["title"] for row in table.rows]
         assert len(set(titles)) == len(titles)
 
 
-def test_committed_renderings_are_what_the_records_give() -> None:
-    for name in table_names(ROOT):
-        if load_table(name, ROOT).committed:
-            rendering.check(name, ROOT)
-            assert list(outdated(name, ROOT)) == []
+def test_what_is_committed_is_what_the_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables, figures, and the pages of sweeps and of costs."""
+    monkeypatch.setenv("NFBENCH_ROOT", str(ROOT))
+    check_tables([])
 
 
 def test_rows_of_the_maf_paper_hold_its_table() -> None:

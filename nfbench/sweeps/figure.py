@@ -54,6 +54,13 @@ def draw_history(axis: Axes, found: Result, values: np.ndarray, won: np.ndarray)
     axis.step(range(len(found.trials)), list(best), where="post", color="tab:blue", linewidth=1)
     draw_values(axis, np.array(numbers), values, won)
     axis.plot(failed, [0.02] * len(failed), "x", transform=axis.get_xaxis_transform(), color="0.4")
+    axis.legend(
+        [*axis.collections, axis.lines[0]],
+        ["trial", "winner", "best so far"],
+        fontsize=LABEL,
+        loc="lower right",
+        frameon=False,
+    )
     low, high = np.percentile(values, LOWEST), values.max()
     margin = 0.06 * (high - low) or 1.0
     axis.set_ylim(max(values.min(), low - (high - low)) - margin, high + margin)
