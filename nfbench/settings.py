@@ -66,9 +66,14 @@ def hint(name: object, known: Iterable[str], label: str = "known") -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that `name` abbreviates, as lr does learning_rate, or else misspells."""
-    initials = {"".join(word[:1] for word in k.split("_")): k for k in known}
-    return initials.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    """The known name that `name` begins, abbreviates as lr does learning_rate, or misspells."""
+    short = [k for k in known if k.startswith(name) or initials(k) == name] if name else []
+    return next(iter(short or difflib.get_close_matches(name, known, n=1)), None)
+
+
+def initials(name: str) -> str:
+    """The first letters of the words of a name."""
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def fill(schema: Any, *levels: Level) -> dict[str, Any]:

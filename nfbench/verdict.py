@@ -207,7 +207,7 @@ def further(record: Record, name: str) -> float | None:
         values, key = record.metrics, name
     # Of these any may have failed to be measured, and most flows have no nfe.
     if key not in values and section not in ("speed", "nfe"):
-        raise lacks(record, name, values)
+        raise lacks(record, name, [name.removesuffix(key) + each for each in values])
     value = values.get(key)
     if isinstance(value, str):
         raise UsageError(f"{place(record)}: {name}: expected a number, got {value!r}")

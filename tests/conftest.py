@@ -19,6 +19,11 @@ collect_ignore_glob = [] if all(find_spec(name) for name in PEERS) else ["test_p
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for SLURM comes first, so that other workers compute meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is tracked, and no key, netrc or setting of W&B of this machine is seen."""

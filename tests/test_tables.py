@@ -561,7 +561,7 @@ def test_the_seconds_of_a_run_are_a_further_number_and_words_are_none(root: Path
     assert set(shown.values()) == {"76", ""}
     assert "- Run: `provenance/seconds` in s.\n" in tables.markdown(view)
     for wrong, message in (
-        ("provenance/second", "has no provenance/second; did you mean 'seconds'"),
+        ("provenance/second", "has no provenance/second; did you mean 'provenance/seconds'"),
         ("provenance/device", "maf_5/moons/0: provenance/device: expected a number, got 'CPU'"),
     ):
         file.write_text(TABLE + f"extra: {{{wrong}: {{heading: Wrong}}}}")
@@ -590,7 +590,7 @@ def test_a_time_that_was_not_measured_is_empty_and_a_number_that_is_none_is_told
     file = with_extra / "experiments" / "small" / "table.yaml"
     for wrong, known in (
         ("val/bits_per_dims", "val/bits_per_dim"),
-        ("model/n_parameter", "n_parameters"),
+        ("model/n_parameter", "model/n_parameters"),
     ):
         file.write_text(TABLE + f"extra: {{{wrong}: {{heading: Wrong}}}}")
         with pytest.raises(UsageError, match=f"has no {wrong}; did you mean '{known}'"):
