@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "slurm" / "local-cluster"
 POLL_SECONDS = 0.05
+PATIENCE = 240.0  # seconds; each job starts Python with torch, which takes a busy machine a minute
 # What a test's own process may have, and must not go with its jobs.
 STRAY = re.compile(r"(SLURM|SBATCH|SRUN|MASTER|WANDB)_\w+|((LOCAL|NODE|GROUP)_)?RANK|WORLD_SIZE")
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
@@ -105,7 +106,7 @@ class Cluster:
         (fields,) = self.jobs(job)
         return fields["JobState"]
 
-    def wait(self, job: str, *states: str, seconds: float = 240.0) -> list[dict[str, str]]:
+    def wait(self, job: str, *states: str, seconds: float = PATIENCE) -> list[dict[str, str]]:
         """Wait until all tasks of a job are in one of these states, by default over."""
         wanted = set(states) or OVER
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from click.testing import CliRunner, Result
-from cluster import Cluster, until
+from cluster import PATIENCE, Cluster, until
 
 from nfbench.cli import main
 
@@ -51,6 +51,6 @@ def nfbench(*words: object) -> Result:
     return CliRunner().invoke(main, list(map(str, words)))
 
 
-def ended(cluster: Cluster, seconds: float = 240.0) -> None:
+def ended(cluster: Cluster, seconds: float = PATIENCE) -> None:
     """Wait until nothing waits or runs."""
     until(lambda: not cluster.queue(), seconds, "an empty queue")

@@ -31,7 +31,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in FILES}
 MAX_FILE, MAX_FUNCTION = 300, 60
 BATCH, STEPS = 8, 2
-MAX_WIDTH = 100
 MAX_DIMENSIONS = 1024  # beyond it images have models of gigabytes
 COSTLY = {  # two steps take half a minute
     ("ffjord2019_table2", "ffjord", "bsds300"),
@@ -395,10 +394,6 @@ def has_a_likelihood_without_memory(experiment: Experiment, dataset: Dataset) ->
 
 
 def takes_two_steps(experiment: Experiment, dataset: Dataset, tmp_path: Path) -> None:
-    """With nets of no more than `MAX_WIDTH` units."""
-    if isinstance(hidden := experiment.flow.get("hidden"), list):
-        narrow = [min(width, MAX_WIDTH) for width in hidden]
-        experiment = replace(experiment, flow=experiment.flow | {"hidden": narrow})
     model = build_model(experiment, dataset)
     if experiment.training.teacher is not None:  # whose run need not be here: itself
         path = tmp_path / "best.pt"

@@ -58,7 +58,7 @@ def test_mean_log_density_of_samples_is_minus_the_entropy(name: str) -> None:
     log_density = log_density_on_grid(name)
     density = np.exp(log_density)
     entropy = -(density * np.where(density > 0, log_density, 0)).sum() * STEP**2
-    on_samples = DATA[name].log_density(DATA[name].load().train[:100_000])
+    on_samples = DATA[name].log_density(DATA[name].load().train)
     error = on_samples.std() / np.sqrt(len(on_samples))
     assert on_samples.mean() == pytest.approx(-entropy, abs=5 * error + 1e-6)
 
