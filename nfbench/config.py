@@ -49,7 +49,6 @@ class Experiment:
     training: Training
     deviations: tuple[str, ...]
     reduced: str | None
-    cost: str
     reported: Reported | None
     overrides: tuple[str, ...]
 
@@ -111,7 +110,6 @@ def restore(identity: dict[str, Any]) -> Experiment:
         flow=values["flow"],
         **{key: schema(**values[key]) for key, schema in SECTIONS.items()},
         deviations=tuple(identity.get("deviations", ())),
-        cost="",
         reported=None,
         overrides=tuple(identity["overrides"]),
     )

@@ -127,7 +127,6 @@ class Notes:
     title: str
     deviations: list[str] = field(default_factory=list)
     reduced: str | None = None
-    cost: str = ""
 
 
 @dataclass(frozen=True)
