@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "slurm" / "local-cluster"
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.25  # each look costs tens of milliseconds of a core that the jobs need
 PATIENCE = 240.0  # seconds; each job starts Python with torch, which takes a busy machine a minute
 # What a test's own process may have, and must not go with its jobs.
 STRAY = re.compile(r"(SLURM|SBATCH|SRUN|MASTER|WANDB)_\w+|((LOCAL|NODE|GROUP)_)?RANK|WORLD_SIZE")
