@@ -97,13 +97,17 @@ def read_checkpoint(path: Path) -> tuple[Experiment, dict[str, Any], int]:
         raise UsageError(f"{path}: expected a checkpoint of a run: {error}") from error
 
 
-def load_trained(target: str, *, seed: int | None, root: Path) -> Trained:
+def load_trained(
+    target: str, *, seed: int | None = None, root: Path | str | None = None
+) -> Trained:
     """What ``target`` names, as ``find_checkpoint`` has it, built anew and its weights loaded.
+
+    ``root`` is the folder with ``experiments/``, by default the current one or one above it.
 
     Raises:
         UsageError: no such checkpoint, or one that does not say which experiment it is of.
     """
-    path = find_checkpoint(target, seed, root)
+    path = find_checkpoint(target, seed, record.find_root() if root is None else Path(root))
     experiment, weights, step = read_checkpoint(path)
     data = build_data(experiment)
     data.setup()

@@ -464,7 +464,9 @@ def test_the_samples_are_those_of_the_model(root: Path, nfbench: Callable[..., R
     from nfbench.inspection import load_trained
 
     nfbench("tiny/maf/pinwheel", "--n", "9", "--seed", "4", "--temperature", "0.5")
-    model = load_trained("tiny/maf/pinwheel", seed=None, root=root).model.eval()
+    trained = load_trained("tiny/maf/pinwheel", root=str(root))
+    assert str(trained.data).startswith(f"pinwheel from {trained.data.source}: 500,000 training, ")
+    model = trained.model.eval()
     torch.manual_seed(4)
     with torch.no_grad():
         expected = model.sample(9, temperature=0.5).numpy()

@@ -97,6 +97,14 @@ class DataModule(pl.LightningDataModule):
         generator = torch.Generator(self.rows.device).manual_seed(mix(self.seed, WHOLE, 0, 1))
         return binarize(self.rows, generator)
 
+    def __str__(self) -> str:
+        """Name, source and sizes; Lightning's own asks the loaders for sizes that they lack."""
+        if not self.is_read:
+            return f"{self.dataset.name}, not read yet"
+        splits = {"training": self.rows, "validation": self.val, "test": self.test}
+        sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
+        return f"{self.dataset.name} from {self.source}: {sizes} points"
+
     def describe(self) -> dict[str, object]:
         """The section of a record on the data."""
         return {
