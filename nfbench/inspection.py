@@ -107,7 +107,7 @@ def load_trained(
     Raises:
         UsageError: no such checkpoint, or one that does not say which experiment it is of.
     """
-    path = find_checkpoint(target, seed, record.find_root() if root is None else Path(root))
+    path = find_checkpoint(target, seed, Path(root or record.find_root()))
     experiment, weights, step = read_checkpoint(path)
     data = build_data(experiment)
     data.setup()

@@ -101,9 +101,11 @@ class DataModule(pl.LightningDataModule):
         """Name, source and sizes; Lightning's own asks the loaders for sizes that they lack."""
         if not self.is_read:
             return f"{self.dataset.name}, not read yet"
-        splits = {"training": self.rows, "validation": self.val, "test": self.test}
-        sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
-        return f"{self.dataset.name} from {self.source}: {sizes} points"
+        text = (
+            "{name} from {source}: {n_train:,} training, {n_val:,} validation, "
+            "{n_test:,} test points"
+        )
+        return text.format_map(self.describe())
 
     def describe(self) -> dict[str, object]:
         """The section of a record on the data."""
