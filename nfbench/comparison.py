@@ -179,6 +179,11 @@ def lines(found: Comparison) -> Sequence[str]:
     ]
     if found.seeds_se is not None:
         said.append(f"over training runs: standard error {found.seeds_se:.4f}")
+    else:
+        said.append(
+            "over training runs: not known, as that takes two seeds of each; the interval is over "
+            "test points, for these weights alone"
+        )
     if first != second:
         said.append(f"the first's likelihood is {first}, the second's {second}")
     return said

@@ -12,6 +12,7 @@ from typing import Any
 
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
+from nfbench.kinds import SIZES, least_size
 from nfbench.record import Record, check_address, find_root
 from nfbench.seal import config_hash
 from nfbench.sections import (
@@ -29,8 +30,6 @@ from nfbench.sections import (
 )
 from nfbench.settings import Level, command_line, fill, hint
 from nfbench.signatures import dataset_names, flow_names, flow_schema
-
-CAN_BE_0 = ("exact_dims",)  # settings of flows
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,9 @@ def of_data(name: str) -> list[str]:
 
 @cache
 def least_sizes(schema: Any) -> dict[str, float]:
-    """The least of a flow's counts and widths: 1, or 0 where it means that there are none."""
-    sizes = (field for field in fields(schema) if field.type in (int, int | None, list[int]))
-    return {size.name: 0 if size.default == 0 or size.name in CAN_BE_0 else 1 for size in sizes}
+    """The least of each of a flow's counts and widths."""
+    sizes = (field for field in fields(schema) if field.type in SIZES)
+    return {size.name: least_size(size.name, size.default) for size in sizes}
 
 
 def check_ranges(

@@ -35,6 +35,7 @@ from nfbench.pages import (
 from nfbench.vae import VAE
 
 N_REAL, N_REDRAWN = 16, 8  # images
+MOST_NUMBERS = 2**28  # of samples, which are all held at once: a GiB of float32
 
 T = TypeVar("T")
 
@@ -67,14 +68,15 @@ def sample(
     are drawn anew. Of vectors: samples (n, D) as .npy and, in two dimensions, a figure.
 
     Raises:
-        UsageError: no such weights or device, a label that the flow does not take, or a
-            temperature that its base does not have.
+        UsageError: no such weights or device, a label that the flow does not take, a temperature
+            that its base does not have, or more samples than are held at once.
     """
     root = root or record.find_root()
     place = torch_device(device)
     trained = load_trained(target, seed=None, root=root)
     model, dataset, test = trained.model.to(place).eval(), trained.data.dataset, trained.data.test
     check_label(model, request.label)
+    check_n(request.n, dataset.n_dims)
     folder = Folder(trained.checkpoint, root)
     if len(dataset.event_shape) == 3 and dataset.levels is not None:
         generator = torch.Generator().manual_seed(request.seed)
@@ -109,6 +111,16 @@ def check_label(model: DensityModel, label: int | None) -> None:
     if label is not None and not 0 <= label < n_classes:
         expected = f"0 to {n_classes - 1}" if n_classes else "none, as the flow is given no labels"
         raise UsageError(f"--label: expected {expected}; got {label}")
+
+
+def check_n(n: int, n_dims: int) -> None:
+    """Refuse more samples than are held at once, of so many numbers each."""
+    most = MOST_NUMBERS // n_dims
+    if n > most:
+        raise UsageError(
+            f"--n: expected at most {most:,} samples of {n_dims} numbers, got {n:,}; draw them in "
+            "parts, each by its own --seed"
+        )
 
 
 def write_pages(model: DensityModel, x: Tensor, request: Request, folder: Folder) -> Iterator[str]:

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nfbench.errors import UsageError
+from nfbench.kinds import spell
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,6 @@ def blank(schema: Any) -> Any:
 def plain(node: Any) -> dict[str, Any]:
     """A node as dicts, lists and scalars, with nothing resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(node))
-
-
-def spell(kind: Any) -> str:
-    """A type in words: `int`, `list of int`, `float or null`, `'none' or 'uniform'`."""
-    if kind is type(None):
-        return "null"
-    if get_origin(kind) is list:
-        return f"list of {spell(get_args(kind)[0])}"
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, get_args(kind)))
-    return " or ".join(map(spell, get_args(kind))) or str(kind.__name__)
 
 
 def read_yaml(path: Path, root: Path) -> Level:

@@ -345,9 +345,21 @@ def test_what_are_no_rows_is_refused(
 def test_integers_that_would_wrap_are_refused() -> None:
     bright = torch.full((2, 3), 20, dtype=torch.uint8)  # of squares beyond 255
     with pytest.raises(
-        ValueError, match=r"data: expected float32 .* dequantizes, got torch\.uint8"
+        ValueError, match=r"data: expected torch.float64, .* got torch.uint8; dequantize"
     ):
         random_flow("identity", 3).log_prob(bright)
+
+
+@EVERY
+def test_rows_that_a_recipe_did_not_build_the_flow_for_are_refused(name: str) -> None:
+    flow = random_flow(name, 6)
+    for shape in [(4, 5), (4, 7), (4, 6, 2), (4, 1)]:
+        with pytest.raises(ValueError, match=rf"rows of shape \(B, 6\), .* \(4, {shape[1]}"):
+            flow.log_prob(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"got \(4, 1, 2, 3\); flatten them with x.flatten\(1\)"):
+        flow.log_prob(torch.randn(4, 1, 2, 3))
+    with pytest.raises(ValueError, match=r"expected torch.float64, as the flow is, .*; convert"):
+        flow.log_prob(torch.randn(4, 6).float())
 
 
 @cases(3, contexts=(0,))

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from nfbench.flows import FLOWS
+from nfbench.flows.maf import maf
 from nfbench.flows.nsf import nsf
 from nfbench.flows.realnvp import realnvp
+from nfbench.flows.sylvester import sylvester
 from nfbench.nets.made import MADE
 from nfbench.nets.mlp import MLP
 from nfbench.transforms.actnorm import ActNorm
@@ -48,7 +50,19 @@ FIRST = torch.tensor([[1.0, 0.0]]).expand(9, 2)
         (lambda: MADE(2, dropout=-0.5), r"dropout: expected a number in \[0, 1\), got -0.5"),
         (lambda: MLP(2, 2, dropout=0.1), "dropout: expected 0 without residual blocks"),
         (lambda: MADE(2, dropout=0.1), "dropout: expected 0 without residual blocks"),
-        (lambda: realnvp([2], scale_net="shard"), "scale_net: expected one of own, shared"),
+        (lambda: realnvp([2], scale_net="shard"), "realnvp: scale_net: expected 'own' or 'share"),
+        (lambda: maf([2], layers=-3), "maf: layers: expected at least 1, got -3"),
+        (lambda: maf([2], layers=3.0), "maf: layers: expected int, got 3.0"),
+        (lambda: maf([2], layers=True), "maf: layers: expected int, got True"),
+        (lambda: maf([2], hidden=64), "maf: hidden: expected list of int, got 64"),
+        (lambda: maf([2], hidden=[8, 0]), r"maf: hidden: expected at least 1, got \[8, 0\]"),
+        (lambda: maf([2], batch_norm="yes"), "maf: batch_norm: expected bool, got 'yes'"),
+        (lambda: maf([2], scale_bound=math.nan), "maf: scale_bound: expected float, got nan"),
+        (lambda: maf([0]), r"maf: event_shape: expected at least 1, got \[0\]"),
+        (lambda: maf([]), "maf: event_shape: expected at least 1 side"),
+        (lambda: maf(2), "maf: event_shape: expected list of int, got 2"),
+        (lambda: maf([2], context_features=-1), "context_features: expected at least 0, got -1"),
+        (lambda: sylvester([2], columns=0), "sylvester: columns: expected at least 1, got 0"),
         (lambda: nsf([2], kind="autoregressive", unconditional=True), "unconditional: .* false"),
         (lambda: nsf([2], elementwise="affine", unconditional=True), "unconditional: .* false"),
         (lambda: Sylvester(2, layers=1, kind="householder", reflections=0), "reflections: .* 1,"),

@@ -14,7 +14,7 @@ from harness import GAUSSIAN, MAF, Location, Rows, changed, write_table
 from matplotlib.image import imread
 from oracles import randomize
 from scipy.stats import kstest
-from torch import Tensor
+from torch import Tensor, nn
 
 from nfbench import record
 from nfbench.cli import main
@@ -51,6 +51,8 @@ from nfbench.transforms.dequantize import Dequantize
 from nfbench.transforms.logit import Logit
 from nfbench.transforms.quantize import Quantize
 from nfbench.transforms.reshape import Flatten
+from nfbench.transforms.squeeze import Squeeze
+from nfbench.transforms.top_prior import TopPrior
 
 CPU = torch.device("cpu")
 SHAPE, N_LEVELS, N_CLASSES = (1, 8, 8), 17, 3
@@ -78,12 +80,21 @@ BASES: dict[str, Callable[[], Distribution]] = {
 }
 
 
-def glow(*, steps: int = 1, context: int = 0) -> Flow:
+def glow(*, context: int = 0) -> Flow:
     """An image flow whose first batch has been seen, with weights that do something."""
-    flow = FLOWS["glow_image"](SHAPE, levels=2, steps=steps, hidden=4, context_features=context)
+    flow = FLOWS["glow_image"](SHAPE, levels=2, steps=1, hidden=4, context_features=context)
     given = torch.zeros(8, context) if context else None
     flow.train().log_prob(torch.rand(8, *SHAPE), given)
     randomize(flow.eval(), 0.2)
+    return flow
+
+
+def stepless(flow: Flow) -> Flow:
+    """A Glow without its steps: the priors of its levels alone."""
+    for level in flow.transform.levels:
+        level.transforms = nn.ModuleList(
+            p for p in level.parts if isinstance(p, Squeeze | TopPrior)
+        )
     return flow
 
 
@@ -171,7 +182,7 @@ def test_a_temperature_is_a_finite_number(name: str, temperature: float) -> None
 @pytest.mark.usefixtures("float64")
 def test_the_temperature_scales_the_priors_of_all_levels() -> None:
     """A flow of priors alone: each half of the channels is normal given the other half."""
-    flow, temperature = glow(steps=0), 0.6
+    flow, temperature = stepless(glow()), 0.6
     samples = flow.sample(4000, temperature=temperature)
     squeezed = torch.pixel_unshuffle(samples, 2)  # (B, 4, 4, 4), as of one channel
     kept, out = squeezed.chunk(2, dim=1)
@@ -226,7 +237,8 @@ def test_interpolations_begin_and_end_at_the_images(model: Callable[[], Preproce
 @pytest.mark.usefixtures("float64")
 def test_an_image_is_given_its_most_likely_label() -> None:
     """Of unit normals around points that the label puts at 0.2, 0.5 and 0.8."""
-    flow = FLOWS["glow_image"](SHAPE, levels=2, steps=0, context_features=N_CLASSES)
+    glow = FLOWS["glow_image"](SHAPE, levels=2, steps=1, context_features=N_CLASSES)
+    flow = stepless(glow)
     top = flow.transform.levels[-1].parts[-1]
     with torch.no_grad():
         top.embed.weight[:8] = torch.tensor([0.2, 0.5, 0.8])  # of the channels' means
@@ -506,6 +518,7 @@ def test_a_checkpoint_elsewhere_has_its_samples_beside_it(
     ("arguments", "words"),
     [
         (("tiny/glow/digits", "--n", "0"), "--n: expected at least 1 sample, got 0"),
+        (("tiny/glow/digits", "--n", "4194305"), "--n: expected at most 4,194,304 samples of 64"),
         (("tiny/glow/digits", "--temperature", "-1"), "expected a finite number of at least 0"),
         (("tiny/glow/digits", "--temperature", "nan"), "got nan"),
         (("tiny/glow/digits", "--label", "3"), "expected none, as the flow is given no labels"),

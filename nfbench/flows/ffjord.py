@@ -23,10 +23,12 @@ from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
 from .mixing import halves, image_shape
+from .recipe import recipe
 
 SMALLEST = 4  # side of images that have a scale of their own
 
 
+@recipe
 def ffjord(
     event_shape: Sequence[int],
     *,
@@ -152,6 +154,7 @@ def affine_coupling(features: int, *, swap: bool, **net: Any) -> Coupling:
     return Coupling(conditioner, Affine(scale="tanh"), n_first=n_first, swap=swap)
 
 
+@recipe
 def ffjord_image(
     event_shape: Sequence[int],
     *,

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from nfbench.transforms.base import Transform
 
 class Flow(DensityModel):
     """``log p(x) = log p_base(z) + log|det dz/dx|``, ``z = transform(x)``; sampling inverts it."""
+
+    event_shape: tuple[int, ...] | None = None  # of rows of data, where a recipe built it
 
     def __init__(self, base: Distribution, transform: Transform) -> None:
         super().__init__()
@@ -32,14 +35,19 @@ class Flow(DensityModel):
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-likelihood of each row of data (B, *event) in nats, shape (B,).
 
+        Scales without a bound, which are those of the papers, can overflow at rows far from the
+        training data: there it is NaN or infinite, which a bounded scale, as "tanh", prevents.
+
         Raises:
-            ValueError: if data are no rows, or they or the flow in half precision, or a context
-                has not as many rows; in evaluation, if a row of data or context is not finite;
-                names the first.
+            ValueError: if data are no rows, or not of the shape and type that a recipe built the
+                flow for, or they or the flow in half precision, or a context has not as many rows;
+                in evaluation, if a row of data or context is not finite; names the first.
         """
         if x.dim() < 2:
             raise ValueError(f"data: expected rows (B, *event), got a tensor {tuple(x.shape)}")
         check_precision(data=x, flow=next(self.parameters(), x))
+        if self.event_shape is not None:
+            check_events(x, self.event_shape, self.anchor.dtype)
         check_rows(len(x), context)
         if not self.training:
             check_finite(data=x, context=context)
@@ -107,6 +115,21 @@ class Flow(DensityModel):
                 self.transform.calibrate(x, context)
         finally:
             self.train(training)
+
+
+def check_events(x: Tensor, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse rows of another shape or type than the flow's, of which nets would not tell."""
+    if x.shape[1:] != event_shape:
+        flat = "; flatten them with x.flatten(1)" if (prod(x.shape[1:]),) == event_shape else ""
+        rows = ", ".join(["B", *map(str, event_shape)])
+        raise ValueError(
+            f"data: expected rows of shape ({rows}), as the flow was built for, got "
+            f"{tuple(x.shape)}{flat}"
+        )
+    if x.dtype != dtype:
+        convert = "convert the data or the flow with .to(...)"
+        advice = convert if x.is_floating_point() else "dequantize integers first"
+        raise ValueError(f"data: expected {dtype}, as the flow is, got {x.dtype}; {advice}")
 
 
 def check_precision(**tensors: Tensor) -> None:

@@ -7,8 +7,10 @@ from nfbench.distributions.base import StandardNormal
 from nfbench.transforms.whiten import Whiten
 
 from .flow import Flow
+from .recipe import recipe
 
 
+@recipe
 def gaussian(event_shape: Sequence[int], *, context_features: int = 0) -> Flow:
     """Maximum-likelihood Gaussian, fitted in closed form by calibration: no optimizer steps.
 

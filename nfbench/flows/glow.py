@@ -21,8 +21,10 @@ from nfbench.transforms.top_prior import TopPrior
 
 from .flow import Flow
 from .mixing import halves, image_shape, mix
+from .recipe import recipe
 
 
+@recipe
 def glow(
     event_shape: Sequence[int],
     *,
@@ -63,6 +65,7 @@ def glow(
     return Flow(StandardNormal([features]), Compose(parts))
 
 
+@recipe
 def glow_image(
     event_shape: Sequence[int],
     *,
@@ -123,17 +126,9 @@ def glow_image(
 
 
 def normalize_and_mix(mixing: str, channels: int) -> list[Transform]:
-    """Activation norm and a mixing of the channels; one map where that is a 1x1 convolution.
-
-    Raises:
-        ValueError: if there is no such mixing.
-    """
+    """Activation norm and a mixing of the channels; one map where that is a 1x1 convolution."""
     if mixing == "conv1x1":
         return [NormalizedConv1x1(channels, rate=RATE)]
     if mixing == "conv1x1_lu":
         return [NormalizedConv1x1(channels, factors="lu", rate=RATE)]
-    if mixing not in ("permutation", "reverse"):
-        raise ValueError(
-            f"mixing: expected one of conv1x1, conv1x1_lu, permutation, reverse; got {mixing!r}"
-        )
     return [ActNorm(channels, rate=RATE), *mix(mixing, channels)]

@@ -9,10 +9,12 @@ from nfbench.transforms.inverse import Inverse
 
 from .flow import Flow
 from .maf import masked_layers
+from .recipe import recipe
 
 FORGET_BIAS = 1.0
 
 
+@recipe
 def iaf(
     event_shape: Sequence[int],
     *,

@@ -7,8 +7,10 @@ from nfbench.distributions.base import StandardNormal
 from nfbench.transforms.identity import Identity
 
 from .flow import Flow
+from .recipe import recipe
 
 
+@recipe
 def identity(event_shape: Sequence[int], *, context_features: int = 0) -> Flow:
     """The standard normal itself; as the posterior of an autoencoder, its diagonal Gaussian.
 

@@ -16,11 +16,13 @@ from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
 from .mixing import image_shape
+from .recipe import recipe
 
 # On images of full, of half and of a quarter of their sides.
 COUPLINGS = (2, 2, 4)
 
 
+@recipe
 def lippe_image(
     event_shape: Sequence[int],
     *,

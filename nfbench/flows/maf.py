@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.distributions.made_mog import AutoregressiveMixture
@@ -12,8 +13,10 @@ from nfbench.transforms.elementwise import Affine, Elementwise
 from nfbench.transforms.normalize import BatchNorm
 
 from .flow import Flow
+from .recipe import recipe
 
 
+@recipe
 def maf(
     event_shape: Sequence[int],
     *,
@@ -74,6 +77,7 @@ def masked_layers(
     return Compose(parts)
 
 
+@recipe
 def made(
     event_shape: Sequence[int],
     *,
@@ -98,6 +102,7 @@ def made(
     )
 
 
+@recipe
 def maf_mog(
     event_shape: Sequence[int],
     *,
@@ -126,17 +131,23 @@ def maf_mog(
         scale_bound=scale_bound,
         init=init,
     )
-    base = MADE(
+    base = mixture(
         prod(event_shape),
-        n_parameters=3 * components,
+        components,
         hidden=hidden,
         activation=activation,
         reverse=layers % 2 == 1,
         context_features=context_features,
     )
-    return Flow(AutoregressiveMixture(base, components), flow.transform)
+    return Flow(base, flow.transform)
 
 
+def mixture(features: int, components: int, **net: Any) -> AutoregressiveMixture:
+    """The density of ``made_mog``, by a MADE."""
+    return AutoregressiveMixture(MADE(features, n_parameters=3 * components, **net), components)
+
+
+@recipe
 def made_mog(
     event_shape: Sequence[int],
     *,
@@ -146,11 +157,11 @@ def made_mog(
     activation: str = "relu",
 ) -> Flow:
     """MADE MoG: the autoregressive mixture of Gaussians alone."""
-    return maf_mog(
-        event_shape,
-        context_features=context_features,
-        layers=0,
-        components=components,
+    base = mixture(
+        prod(event_shape),
+        components,
         hidden=hidden,
         activation=activation,
+        context_features=context_features,
     )
+    return Flow(base, Compose([]))

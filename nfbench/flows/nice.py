@@ -15,10 +15,12 @@ from nfbench.transforms.scaling import DiagonalScaling
 
 from .flow import Flow
 from .mixing import halves, mix
+from .recipe import recipe
 
 PRIORS: dict[str, type[Distribution]] = {"logistic": Logistic, "gaussian": StandardNormal}
 
 
+@recipe
 def nice(
     event_shape: Sequence[int],
     *,
@@ -37,8 +39,6 @@ def nice(
     """
     features = prod(event_shape)
     n_first, n_second = halves("nice", features)
-    if prior not in PRIORS:
-        raise ValueError(f"prior: expected one of {', '.join(PRIORS)}; got {prior!r}")
     parts: list[Transform] = [Permute(alternate(features))]
     for layer in range(couplings):
         swap = layer % 2 == 1

@@ -22,8 +22,10 @@ from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
 from .mixing import halves, image_shape, mix
+from .recipe import recipe
 
 
+@recipe
 def nsf(
     event_shape: Sequence[int],
     *,
@@ -49,8 +51,6 @@ def nsf(
     the same for all points. Defaults are those of the authors' code (uci.py), but for its dropout
     of 0.25, its unconditional splines, and the 1e-3 that it adds to affine scales.
     """
-    if kind not in ("coupling", "autoregressive"):
-        raise ValueError(f"kind: expected one of coupling, autoregressive; got {kind!r}")
     if unconditional and (kind, elementwise) != ("coupling", "rational_quadratic"):
         raise ValueError(
             "unconditional: expected false, as only couplings with splines map the half that "
@@ -81,6 +81,7 @@ def nsf(
     return Flow(StandardNormal([features]), Compose([*parts, *mix("linear", features)]))
 
 
+@recipe
 def nsf_image(
     event_shape: Sequence[int],
     *,
@@ -142,15 +143,8 @@ def mix_pixels(channels: int) -> PerPixel:
 
 
 def elementwise_named(name: str, spline: RationalQuadratic, scale: str) -> Elementwise:
-    """The map inside couplings: ``spline``, or an affine one with this ``scale``.
-
-    Raises:
-        ValueError: if ``name`` is that of neither.
-    """
-    maps: dict[str, Elementwise] = {"rational_quadratic": spline, "affine": Affine(scale=scale)}
-    if name not in maps:
-        raise ValueError(f"elementwise: expected one of {', '.join(maps)}; got {name!r}")
-    return maps[name]
+    """The map inside couplings: ``spline``, or an affine one with this ``scale``."""
+    return spline if name == "rational_quadratic" else Affine(scale=scale)
 
 
 def couple(

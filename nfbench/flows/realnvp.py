@@ -25,8 +25,10 @@ from nfbench.transforms.squeeze import Squeeze
 
 from .flow import Flow
 from .mixing import halves, image_shape
+from .recipe import recipe
 
 
+@recipe
 def realnvp(
     event_shape: Sequence[int],
     *,
@@ -47,8 +49,6 @@ def realnvp(
     (2017); if ``scale_net`` is shared, one net of the shift's activation gives both. The log-scale
     is linear and unbounded unless ``scale`` says otherwise.
     """
-    if scale_net not in ("own", "shared"):
-        raise ValueError(f"scale_net: expected one of own, shared; got {scale_net!r}")
     features = prod(event_shape)
     n_even, n_odd = halves("realnvp", features)
     parts: list[Transform] = [Permute(alternate(features))]
@@ -70,6 +70,7 @@ def realnvp(
     return Flow(StandardNormal([features]), Compose(parts))
 
 
+@recipe
 def realnvp_image(
     event_shape: Sequence[int],
     *,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Literal
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.transforms.base import Transform
@@ -10,14 +11,16 @@ from nfbench.transforms.planar import Planar
 from nfbench.transforms.radial import Radial
 
 from .flow import Flow
+from .recipe import recipe
 
 
+@recipe
 def planar(
     event_shape: Sequence[int],
     *,
     context_features: int = 0,
     layers: int = 32,
-    fast: str = "density",
+    fast: Literal["density", "sampling"] = "density",
 ) -> Flow:
     """Planar flow (K): ``layers`` planar maps, in closed form from data to noise.
 
@@ -29,12 +32,13 @@ def planar(
     return Flow(StandardNormal([features]), facing(transform, fast))
 
 
+@recipe
 def radial(
     event_shape: Sequence[int],
     *,
     context_features: int = 0,
     layers: int = 32,
-    fast: str = "density",
+    fast: Literal["density", "sampling"] = "density",
 ) -> Flow:
     """Radial flow (K): ``layers`` radial maps, applied from data to noise.
 
@@ -46,12 +50,6 @@ def radial(
     return Flow(StandardNormal([features]), facing(transform, fast))
 
 
-def facing(transform: Transform, fast: str) -> Transform:
-    """The transform as it is for a fast density, its inverse for fast samples.
-
-    Raises:
-        ValueError: if ``fast`` is neither ``density`` nor ``sampling``.
-    """
-    if fast not in ("density", "sampling"):
-        raise ValueError(f"fast: expected density or sampling, got {fast!r}")
+def facing(transform: Transform, fast: Literal["density", "sampling"]) -> Transform:
+    """The transform as it is for a fast density, its inverse for fast samples."""
     return transform if fast == "density" else Inverse(transform)

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Literal
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.transforms.sylvester import Sylvester
 
 from .flow import Flow
+from .recipe import recipe
 from .rezende2015 import facing
 
 
+@recipe
 def sylvester(
     event_shape: Sequence[int],
     *,
@@ -18,7 +21,7 @@ def sylvester(
     kind: str = "orthogonal",
     columns: int | None = None,
     reflections: int = 8,
-    fast: str = "density",
+    fast: Literal["density", "sampling"] = "density",
 ) -> Flow:
     """Sylvester flow (K): ``layers`` Sylvester maps, in closed form from data to noise.
 
