@@ -248,6 +248,8 @@ def audit(target: str, seed: int | None) -> None:
     found = inspect(target, seed=seed)
     for name, value in found.audit.items():
         click.echo(f"{name}: {'not measured' if value is None else f'{value:.6g}'}")
+    for words in found.verdict:
+        click.echo(f"verdict: {words}")
     click.echo(f"of {found.checkpoint}, stored in {found.record or 'no record'}")
 
 

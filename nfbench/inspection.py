@@ -11,7 +11,9 @@ from nfbench.config import Experiment, restore
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
 from nfbench.errors import UsageError, elsewhere
+from nfbench.nfe import NfeMeter
 from nfbench.record import Record
+from nfbench.soundness import judge
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Finding:
-    """An audit, the checkpoint audited, and the record it was stored in, if there is one."""
+    """An audit, also in words, of which checkpoint, and the record it went to, if there is one."""
 
     audit: Audit
+    verdict: tuple[str, ...]
     checkpoint: Path
     record: Path | None
 
@@ -143,4 +146,6 @@ def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -
     found = audit(trained.model, trained.data.test)
     kept = own_record(trained, root)
     place = None if kept is None else record.amend(kept, root, audit=dict(found))
-    return Finding(found, trained.checkpoint, place)
+    meter = NfeMeter(trained.model)
+    verdict = tuple(judge(found, meter.describe() if meter.odes else {}))
+    return Finding(found, verdict, trained.checkpoint, place)

@@ -35,7 +35,7 @@ def audited(records: Sequence[Record]) -> Audited:
     audits = [record.audit for record in records]
     if not all("log_det_error" in audit for audit in audits):
         return Audited("not audited")
-    allowed = max(tolerance(record) for record in records)
+    allowed = max(tolerance(record.likelihood) for record in records)
     faults = [fault for audit in audits for fault in faults_of(audit, allowed)]
     log_det, round_trip = (
         worst(audits, key) for key in ("log_det_error", "round_trip_error_float32")
@@ -57,9 +57,9 @@ def passes(record: Record) -> tuple[int, int]:
     return density + of_odes[0], sample + of_odes[1]
 
 
-def tolerance(record: Record) -> float:
+def tolerance(likelihood: Mapping[str, Any]) -> float:
     """What an audit may find: rounding, or what the tolerances of all solves let through."""
-    found, n_odes = record.likelihood.get("rtol", 0.0), record.likelihood.get("odes", 1)
+    found, n_odes = likelihood.get("rtol", 0.0), likelihood.get("odes", 1)
     largest = max(found if isinstance(found, list) else [found])
     return max(TOLERANCE, SOLVER_ERROR * n_odes * largest)
 
@@ -83,6 +83,25 @@ def faults_of(audit: Mapping[str, Any], allowed: float) -> Iterator[str]:
         yield "samples not finite"
     if "sample_calibration" not in audit:
         yield "samples not looked at"
+
+
+def judge(audit: Mapping[str, Any], likelihood: Mapping[str, Any]) -> Iterator[str]:
+    """An audit in words: whether the density is what it claims to be, then whether it fits."""
+    if "log_det_error" not in audit:
+        yield "nothing to check, as the model has no flow"
+        return
+    allowed = tolerance(likelihood)
+    faults = ", ".join(faults_of(audit, allowed))
+    yield faults or (
+        f"{SOUND}: log-determinant, base density and inverse within {allowed:g}, all finite"
+    )
+    distance, noise = audit.get("sample_calibration"), audit.get("sample_calibration_noise")
+    if distance is not None and noise is not None:
+        fits = "are like" if distance <= noise else "differ from"
+        yield (
+            f"samples {fits} the data by their log-likelihoods: {distance:.3f} apart, and chance "
+            f"alone gives {noise:.3f} in one of twenty cases"
+        )
 
 
 def worst(audits: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -53,9 +53,10 @@ TORCH_FREE = {
     "logs": "",
     "world": "",
     "signatures": "",
+    "kinds": "",
     "selection": "",
     "schedule": "errors",
-    "settings": "errors",
+    "settings": "errors kinds",
     "sections": "",
     "seal": "errors",
     "record": "atomic errors seal",
@@ -63,7 +64,7 @@ TORCH_FREE = {
     "curve": "",
     "catalog": "errors record settings",
     "data": "atomic errors",
-    "config": "catalog data errors record seal sections settings signatures",
+    "config": "catalog data errors kinds record seal sections settings signatures",
     "summary": "record",
     "conditions": "record",
     "outliers": "record",
@@ -133,7 +134,7 @@ TORCH = {
     "nets": "processes",
     "transforms": "errors nets",
     "distributions": "nets",
-    "flows": "density distributions nets transforms",
+    "flows": "density distributions kinds nets transforms",
     "vae": "density distributions flows metrics",
     "resnet_vae": "distributions metrics nets vae",
     "objectives": "density flows nets transforms vae",
@@ -168,7 +169,7 @@ TORCH = {
     " training world",
 }
 LAZY = {  # What computes is imported by these when it is called for, and not before.
-    "inspection": "audit build checkpoint config data.base density errors record",
+    "inspection": "audit build checkpoint config data.base density errors nfe record soundness",
     "throughput": "data.base data.batches flat flops inspection machine module provenance record"
     " run speed training",
     "pages": "density errors flows imaging latent transforms vae",

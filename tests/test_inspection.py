@@ -193,6 +193,8 @@ def test_the_command_prints_every_finding(root: Path, monkeypatch: pytest.Monkey
     shown = CliRunner().invoke(main, ["audit", "tiny/maf/pinwheel"])
     assert shown.exit_code == 0
     assert "log_det_error: " in shown.output
+    assert "verdict: ok: log-determinant, base density and inverse within 1e-06" in shown.output
+    assert "verdict: samples " in shown.output
     assert "stored in " in shown.output
     wrong = CliRunner().invoke(main, ["audit", "nothing"])
     assert wrong.exit_code == 2
