@@ -5,6 +5,7 @@ A value is what is written: nothing is filled in, so nothing of the environment 
 
 import copy
 import difflib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -77,12 +78,25 @@ def initials(name: str) -> str:
     return "".join(word[:1] for word in name.split("_"))
 
 
+FILLED: dict[tuple[Any, str], dict[str, Any]] = {}  # by what it was filled with
+
+
 def fill(schema: Any, *levels: Level) -> dict[str, Any]:
     """The fields of a dataclass after every level in turn, as plain values of the declared types.
+
+    Cells have most of their sections in common, and to fill one anew takes milliseconds.
 
     Raises:
         UsageError: an unknown key, a value of another type, or a field that no level gives.
     """
+    key = schema, repr([level.values for level in levels])
+    if key not in FILLED:
+        FILLED[key] = fill_anew(schema, *levels)
+    return copy.deepcopy(FILLED[key])
+
+
+def fill_anew(schema: Any, *levels: Level) -> dict[str, Any]:
+    """What ``fill`` gives."""
     kinds = {f.name: f.type for f in fields(schema)}
     node = copy.deepcopy(blank(schema))
     for level in levels:
@@ -126,12 +140,18 @@ def read_yaml(path: Path, root: Path) -> Level:
     """
     where = path.relative_to(root).as_posix()
     try:
-        values = plain(OmegaConf.load(path))
+        values = parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UsageError(f"{where}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where}: expected a mapping, got a list")
     return Level(where, "", values)
+
+
+@cache
+def parsed(text: str) -> Any:
+    """YAML as plain values; a table's file is read again for each of its cells."""
+    return plain(OmegaConf.load(io.StringIO(text)))
 
 
 def command_line(overrides: Sequence[str], sections: Iterable[str]) -> Level:
