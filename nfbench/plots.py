@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from nfbench import record
 from nfbench.catalog import Table, load_table
 from nfbench.config import Experiment, load
-from nfbench.errors import UsageError
+from nfbench.errors import UsageError, elsewhere
 from nfbench.figures import (
     LABEL,
     NO_NUMBER,
@@ -107,9 +107,12 @@ def plot_run(names: Sequence[str], seed: int | None, root: Path) -> Path:
     path = portrait(directory, f"{experiment.title} on {heading}, seed {folder[1]}", result)
     if path is None:
         here = sorted({each.parent.name for each in directory.parent.glob("*/*.npz")})
+        todo = f"run it first: {shlex.join(experiment.command)}"
+        if result is not None:
+            todo = elsewhere(place.relative_to(root), result.provenance["command"])
         raise UsageError(
             f"{directory.relative_to(root)}: expected pictures or a training curve, got neither; "
-            f"run it first: {shlex.join(experiment.command)} (here: {', '.join(here) or 'none'})"
+            f"{todo} (here: {', '.join(here) or 'none'})"
         )
     return path
 

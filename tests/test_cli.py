@@ -144,6 +144,15 @@ def test_a_missing_data_set_says_how_to_get_it(nfbench: Nfbench, root: Path) -> 
     assert "Traceback" not in shown.output
 
 
+def test_a_run_of_any_seed_that_was_begun_is_in_the_status(nfbench: Nfbench, root: Path) -> None:
+    begun = root / "runs" / "tiny" / "maf" / "pinwheel" / "3" / "last.pt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    shown = nfbench("status", "tiny").output
+    assert "1 started" in shown
+    assert "tiny/maf/pinwheel/3" in shown
+
+
 def test_a_run_with_overrides_leaves_the_results_alone(nfbench: Nfbench, root: Path) -> None:
     shown = nfbench("run", "gaussian", "pinwheel", "data.seed=1", "--device", "cpu")
     assert shown.exit_code == 0

@@ -202,6 +202,17 @@ def test_a_run_with_overrides_is_drawn_under_its_folder(root: Path) -> None:
     assert plot(f"{folder.relative_to(root)}/", root=root) == folder / "plot.png"
 
 
+def test_what_only_its_record_is_here_of_is_not_told_to_run_again(
+    root: Path, tmp_path: Path
+) -> None:
+    for folder in ("experiments", "results"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    with pytest.raises(
+        UsageError, match=r"move results/tiny/\S+/0.json away and run: "
+    ):
+        plot("tiny/gaussian/pinwheel", root=tmp_path)
+
+
 def test_images_and_a_curve_alone_are_drawn_too(root: Path, tmp_path: Path) -> None:
     image = imread(plot("tiny/gaussian/digits", root=root))
     assert image[..., :3].std() > 0.05

@@ -38,7 +38,7 @@ class Standing:
 
 
 def standings(table_name: str, queue: Queue | None, root: Path) -> list[Standing]:
-    """Every cell of a table with seed 0, and all others that were submitted or have a record.
+    """Every cell of a table with seed 0, and all others that were submitted, begun or recorded.
 
     Without a queue what waits or runs is not told from what has ended.
 
@@ -64,10 +64,12 @@ def of_sweep(name: str, queue: Queue, root: Path) -> list[Standing]:
 
 
 def seeds_of(table: Table, sent: Iterable[str], root: Path) -> dict[tuple[str, str], list[int]]:
-    """Row and cell -> seeds: 0, those submitted, and those with a record."""
+    """Row and cell -> seeds: 0, those submitted, and those with a checkpoint or a record."""
     found = {(row, cell): {0} for row in table.rows for cell in table.cells(row)}
     records = (root / "results" / table.name).glob("*/*/[0-9]*.json")
+    begun = (root / "runs" / table.name).glob("*/*/[0-9]*/last.pt")
     places = [path.with_suffix("").parts[-3:] for path in records]
+    places += [path.parts[-4:-1] for path in begun]
     for row, cell, seed in [*places, *(name.split("/")[1:] for name in sent)]:
         if (row, cell) in found and seed.isdigit():
             found[row, cell].add(int(seed))
