@@ -220,11 +220,14 @@ def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:
     A row alone is clear where one table has it, or has it with this cell.
 
     Raises:
-        UsageError: no such table or row, or several tables that have the row.
+        UsageError: no such table or row, several tables that have the row, or a table alone.
     """
     if "/" in row:
         table, _, name = row.partition("/")
         return load_table(table, root), name
+    if row in table_names(root):
+        rows = ", ".join(f"{row}/{name}" for name in load_table(row, root).rows)
+        raise UsageError(f"{row} is a table; name one of its rows: {rows}")
     tables = [load_table(name, root) for name in table_names(root)]
     found = [table for table in tables if row in table.rows]
     if len(found) > 1:

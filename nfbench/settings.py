@@ -111,7 +111,8 @@ def fill_anew(schema: Any, *levels: Level) -> dict[str, Any]:
                 kept = node[key]
                 json.dumps(plain(kept) if OmegaConf.is_config(kept) else kept, allow_nan=False)
             except (OmegaConfBaseException, ValueError, OverflowError) as error:
-                message = f"expected {spell(kinds[key])}, got {value!r}"
+                got = "null" if value is None else repr(value)
+                message = f"expected {spell(kinds[key])}, got {got}"
                 raise level.error(key, message) from error
     for key, kind in kinds.items():
         if OmegaConf.is_missing(node, key):

@@ -100,6 +100,8 @@ MISTAKES = [
     ((*RUN, "--device", "tpu"), "--device: expected one of auto, cpu, cuda; got 'tpu'"),
     ((*RUN, "--seed=-1"), "seed: expected a non-negative integer below 2^63, got -1"),
     ((*RUN, f"--seed={2**63}"), "below 2^63, got 9223372036854775808"),
+    (("run", "tiny", "pinwheel"), "tiny is a table; name one of its rows: tiny/maf, tiny/g"),
+    ((*RUN, "flow.layers="), "flow.layers: expected int, got null"),
     ((*RUN, "flow.layers=0"), "flow.layers: expected at least 1, got 0"),
     ((*RUN, "flow.hidden=[64,-3]"), "flow.hidden: expected at least 1, got [64, -3]"),
     (("table",), "table: expected names of tables or --all (tables: tiny)"),

@@ -127,7 +127,7 @@ def test_overrides_are_kept_as_they_were_understood(edit: Edit) -> None:
         ("layers: 4", "layers: 4.5", "flow.layers: expected int, got 4.5"),
         ("layers: 4", "layers: true", "flow.layers: expected int, got True"),
         ("layers: 4", "layers: [4]", "flow.layers: expected int, got [4]"),
-        ("layers: 4", "layers: null", "flow.layers: expected int, got None"),
+        ("layers: 4", "layers: null", "flow.layers: expected int, got null"),
         ("[8, 8]", "8", "cells.power.flow.hidden: expected list of int, got 8"),
         ("[8, 8]", "[8, wide]", "cells.power.flow.hidden: expected list of int, got [8, 'wide']"),
         (

@@ -110,7 +110,7 @@ def test_the_interpreter_is_the_one_that_submits_unless_said(tmp_path: Path) -> 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"partitoin": "main"}, "partitoin: unknown key; did you mean 'partition'?"),
     ({"name": "x"}, "name: unknown key"),
-    ({"time": None}, "time: expected str, got None"),
+    ({"time": None}, "time: expected str, got null"),
     ({"time": 43200}, "time: expected a quoted 'HH:MM:SS' or 'D-HH:MM:SS' (YAML reads"),
     ({"time": "10"}, "time: expected a quoted"),
     ({"time": "00:60:00"}, "time: expected a quoted"),
