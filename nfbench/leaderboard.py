@@ -34,7 +34,18 @@ TEXT = (  # columns of text; in the others are numbers or nothing
     "commit",
     "runs",
 )
-SHOWN = ("model", "data", "published", "ours", "± seeds", "gap", "verdict", "nfe", "samples/s")
+SHOWN = (
+    "model",
+    "data",
+    "published",
+    "ours",
+    "± seeds",
+    "gap",
+    "verdict",
+    "audit",
+    "nfe",
+    "samples/s",
+)
 
 
 def views(

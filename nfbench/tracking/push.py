@@ -42,6 +42,8 @@ def push(
         UsageError: an unknown table, no records, no key, or a server that does not answer.
     """
     root, console = root or find_root(), console or new_console()
+    if not dry_run and (reason := obstacle()):
+        raise UsageError(f"leaderboard push: nothing was pushed, as {reason}")
     found = leaderboard.views(names, every=every, root=root)
     if dry_run:
         if not console.is_terminal:  # a file or a pipe has room
@@ -50,8 +52,6 @@ def push(
             lines = leaderboard.lines(view, leaderboard.place)
             console.print(leaderboard.terminal(view, lines))
         return
-    if reason := obstacle():
-        raise UsageError(f"leaderboard push: nothing was pushed, as {reason}")
     import wandb
 
     try:
