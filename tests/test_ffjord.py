@@ -219,10 +219,11 @@ def test_images_whose_sides_cannot_be_halved_so_often_are_refused(
         ffjord_image(shape, scales=scales)
 
 
-@pytest.mark.parametrize(("shape", "scales"), [((1, 3, 8), None), ((1, 8, 8), 0)])
-def test_no_scale_is_refused(shape: tuple[int, ...], scales: int | None) -> None:
+def test_no_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a scale or more"):
-        ffjord_image(shape, scales=scales)
+        ffjord_image((1, 3, 8))
+    with pytest.raises(ValueError, match="scales: expected at least 1, got 0"):
+        ffjord_image((1, 8, 8), scales=0)
 
 
 # Densities --------------------------------------------------------------------------------------

@@ -232,9 +232,9 @@ def test_squeeze_lays_out_blocks_of_pixels_as_said(order: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mixing": "conv"}, "mixing: expected one of"),
-        ({"net_dtype": "float16"}, "net_dtype: expected float32 or bfloat16"),
-        ({"coupling": "spline"}, "coupling: expected affine or additive"),
+        ({"mixing": "conv"}, "mixing: expected 'conv1x1' or 'conv1x1_lu' or"),
+        ({"net_dtype": "float16"}, "net_dtype: expected 'float32' or 'bfloat16'"),
+        ({"coupling": "spline"}, "coupling: expected 'affine' or 'additive'"),
     ],
 )
 def test_unknown_settings_are_refused(arguments: dict[str, str], message: str) -> None:

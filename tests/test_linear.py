@@ -172,11 +172,6 @@ def test_mixings_start_as_rotations_and_survive_a_file(kind: str) -> None:
     close(second.inverse(z)[0], x)
 
 
-def test_an_unknown_mixing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mixing: expected one of none, .*got 'shake'"):
-        mix("shake", 3)
-
-
 @pytest.mark.parametrize("event_shape", [(1,), (2, 3)])
 def test_logistic_is_that_of_torch(event_shape: tuple[int, ...]) -> None:
     unit = Uniform(torch.zeros(event_shape), torch.ones(event_shape))

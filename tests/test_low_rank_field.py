@@ -229,7 +229,7 @@ def test_batch_norm_stands_beside() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="amortized_rank: expected 0 without a context"):
         ffjord([D], amortized_rank=3)
-    with pytest.raises(ValueError, match="rank: expected at least 1, got -1"):
+    with pytest.raises(ValueError, match="amortized_rank: expected at least 0, got -1"):
         ffjord([D], context_features=FEATURES, amortized_rank=-1)
     with pytest.raises(ValueError, match="activation: expected one of softplus, tanh; got 'relu'"):
         LowRankField(D, hidden=(3,), rank=1, activation="relu")

@@ -68,8 +68,8 @@ def test_default_is_the_network_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prior": "cauchy"}, "prior: expected one of logistic, gaussian; got 'cauchy'"),
-        ({"mixing": "shake"}, "mixing: expected one of"),
+        ({"prior": "cauchy"}, "prior: expected 'logistic' or 'gaussian', got 'cauchy'"),
+        ({"mixing": "shake"}, "mixing: expected 'none' or 'orthogonal' or"),
         ({"features": 1}, "nice: expected at least 2 dimensions"),
     ],
 )

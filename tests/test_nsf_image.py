@@ -266,5 +266,5 @@ def test_sides_that_cannot_be_halved_are_refused(shape: tuple[int, ...]) -> None
 
 
 def test_an_unknown_map_is_refused() -> None:
-    with pytest.raises(ValueError, match="elementwise: expected one of rational_quadratic"):
+    with pytest.raises(ValueError, match="elementwise: expected 'rational_quadratic' or"):
         nsf_image((1, 8, 8), elementwise="cubic")  # type: ignore[arg-type]

@@ -398,7 +398,7 @@ def test_fast_sampling_is_the_inverse_of_fast_density(name: str) -> None:
     ):
         assert torch.equal(image, same)
         assert torch.equal(log_det, same_log_det)
-    with pytest.raises(ValueError, match="fast: expected density or sampling, got 'both'"):
+    with pytest.raises(ValueError, match="fast: expected 'density' or 'sampling', got 'both'"):
         FLOWS[name]([3], fast="both")
 
 
