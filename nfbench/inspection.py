@@ -11,7 +11,7 @@ from nfbench.config import Experiment, restore
 from nfbench.data.base import DataModule
 from nfbench.density import DensityModel
 from nfbench.errors import UsageError, elsewhere
-from nfbench.nfe import NfeMeter
+from nfbench.nfe import meter_of
 from nfbench.record import Record
 from nfbench.soundness import judge
 
@@ -146,6 +146,6 @@ def inspect(target: str, *, seed: int | None = None, root: Path | None = None) -
     found = audit(trained.model, trained.data.test)
     kept = own_record(trained, root)
     place = None if kept is None else record.amend(kept, root, audit=dict(found))
-    meter = NfeMeter(trained.model)
-    verdict = tuple(judge(found, meter.describe() if meter.odes else {}))
+    meter = meter_of(trained.model)
+    verdict = tuple(judge(found, {} if meter is None else meter.describe()))
     return Finding(found, verdict, trained.checkpoint, place)

@@ -26,10 +26,13 @@ def spell(kind: Any) -> str:
 
 
 def fits(kind: Any, value: object) -> bool:
-    """Whether a value is of a type: an integer is a float too, and no truth value is a number."""
+    """Whether a value is of a type: an integer is a float too, and no truth value is a number.
+
+    NaN and infinity are no floats.
+    """
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is Sequence:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) in (list, Sequence):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return False
         return all(fits(get_args(kind)[0], item) for item in value)

@@ -108,8 +108,10 @@ def plot_run(names: Sequence[str], seed: int | None, root: Path) -> Path:
     if path is None:
         here = sorted({each.parent.name for each in directory.parent.glob("*/*.npz")})
         todo = f"run it first: {shlex.join(experiment.command)}"
-        if result is not None:
+        if result is not None and result.status == "done":
             todo = elsewhere(place.relative_to(root), result.provenance["command"])
+            if experiment.training.max_steps == 0:
+                todo = f"what is not trained leaves pictures of images and the plane alone; {todo}"
         raise UsageError(
             f"{directory.relative_to(root)}: expected pictures or a training curve, got neither; "
             f"{todo} (here: {', '.join(here) or 'none'})"

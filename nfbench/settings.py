@@ -151,7 +151,7 @@ def read_yaml(path: Path, root: Path) -> Level:
 
 @cache
 def parsed(text: str) -> Any:
-    """YAML as plain values; a table's file is read again for each of its cells."""
+    """YAML as plain values, not to be changed: a file is read again for each of its cells."""
     return plain(OmegaConf.load(io.StringIO(text)))
 
 
@@ -169,10 +169,10 @@ def command_line(overrides: Sequence[str], sections: Iterable[str]) -> Level:
         if not (equals and name):
             raise level.error(item, "expected section.key=value, as in training.max_steps=100")
         try:
-            parsed = plain(OmegaConf.from_dotlist([f"value={text}"]))
+            item_value = plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
         except (YAMLError, OmegaConfBaseException) as error:
             raise level.error(key, one_line(error)) from error
-        values.setdefault(section, {})[name] = parsed["value"]
+        values.setdefault(section, {})[name] = item_value
     level.check(sections)
     return level
 

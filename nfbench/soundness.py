@@ -99,8 +99,8 @@ def judge(audit: Mapping[str, Any], likelihood: Mapping[str, Any]) -> Iterator[s
     if distance is not None and noise is not None:
         fits = "are like" if distance <= noise else "differ from"
         yield (
-            f"samples {fits} the data by their log-likelihoods: {distance:.3f} apart, and chance "
-            f"alone gives {noise:.3f} in one of twenty cases"
+            f"samples {fits} the data by their log-likelihoods: {distance:.3f} apart, and by "
+            f"chance more than {noise:.3f} in one of twenty cases"
         )
 
 

@@ -46,14 +46,33 @@ class Flow(DensityModel):
         if x.dim() < 2:
             raise ValueError(f"data: expected rows (B, *event), got a tensor {tuple(x.shape)}")
         check_precision(data=x, flow=next(self.parameters(), x))
-        if self.event_shape is not None:
-            check_events(x, self.event_shape, self.anchor.dtype)
+        self.check_events(x, context)
         check_rows(len(x), context)
         if not self.training:
             check_finite(data=x, context=context)
         with without_autocast(x.device):
             z, log_det = self.transform(x, context)
             return self.base.log_prob(z, context) + log_det
+
+    def check_events(self, x: Tensor, context: Tensor | None) -> None:
+        """Refuse rows that the recipe did not build the flow for, of which nets would not tell."""
+        if self.event_shape is None:
+            return
+        if x.shape[1:] != self.event_shape:
+            rows = ", ".join(["B", *map(str, self.event_shape)])
+            flat = (prod(x.shape[1:]),) == self.event_shape
+            raise ValueError(
+                f"data: expected rows of shape ({rows}), as the flow was built for, got "
+                f"{tuple(x.shape)}{'; flatten them with x.flatten(1)' if flat else ''}"
+            )
+        dtype = self.anchor.dtype
+        for what, given in {"data": x, "context": context}.items():
+            if given is not None and given.dtype != dtype:
+                convert = f"convert the {what} or the flow with .to(...)"
+                advice = convert if given.is_floating_point() else "dequantize integers first"
+                raise ValueError(
+                    f"{what}: expected {dtype}, as the flow is, got {given.dtype}; {advice}"
+                )
 
     def sample(self, n: int, context: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
         """Draw n rows of data (n, *event) from noise T z; a context has n rows.
@@ -104,8 +123,10 @@ class Flow(DensityModel):
         """Set the statistics that the transform takes from the training set (N, *event).
 
         Raises:
-            ValueError: if a context has not N rows, or a row is not finite; names the first.
+            ValueError: if data are not of the shape and type that a recipe built the flow for, a
+                context has not N rows, or a row is not finite; names the first.
         """
+        self.check_events(x, context)
         check_rows(len(x), context)
         check_finite(data=x, context=context)
         training = self.training
@@ -115,21 +136,6 @@ class Flow(DensityModel):
                 self.transform.calibrate(x, context)
         finally:
             self.train(training)
-
-
-def check_events(x: Tensor, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse rows of another shape or type than the flow's, of which nets would not tell."""
-    if x.shape[1:] != event_shape:
-        flat = "; flatten them with x.flatten(1)" if (prod(x.shape[1:]),) == event_shape else ""
-        rows = ", ".join(["B", *map(str, event_shape)])
-        raise ValueError(
-            f"data: expected rows of shape ({rows}), as the flow was built for, got "
-            f"{tuple(x.shape)}{flat}"
-        )
-    if x.dtype != dtype:
-        convert = "convert the data or the flow with .to(...)"
-        advice = convert if x.is_floating_point() else "dequantize integers first"
-        raise ValueError(f"data: expected {dtype}, as the flow is, got {x.dtype}; {advice}")
 
 
 def check_precision(**tensors: Tensor) -> None:

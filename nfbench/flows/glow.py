@@ -94,8 +94,6 @@ def glow_image(
     does not grow with ``steps`` if ``reversible``.
     """
     channels, height, width = image_shape("glow_image", event_shape, 2**levels)
-    if coupling not in ("affine", "additive"):
-        raise ValueError(f"coupling: expected affine or additive, got {coupling!r}")
     net = partial(
         GlowNet,
         n_parameters=2 if coupling == "affine" else 1,

@@ -142,7 +142,9 @@ def mix_pixels(channels: int) -> PerPixel:
     return PerPixel(Compose(mix("linear", channels)))
 
 
-def elementwise_named(name: str, spline: RationalQuadratic, scale: str) -> Elementwise:
+def elementwise_named(
+    name: Literal["rational_quadratic", "affine"], spline: RationalQuadratic, scale: str
+) -> Elementwise:
     """The map inside couplings: ``spline``, or an affine one with this ``scale``."""
     return spline if name == "rational_quadratic" else Affine(scale=scale)
 

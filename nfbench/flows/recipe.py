@@ -20,17 +20,21 @@ def recipe(build: Callable[P, Flow]) -> Callable[P, Flow]:
     recipes of images are images; those of all others are rows of as many dimensions.
 
     Raises:
+        TypeError: when called, if there is no such argument, or one lacks.
         ValueError: when called, if an argument is of another type, or below the least.
     """
     signature, kinds = inspect.signature(build), get_type_hints(build)
 
     @wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Flow:
-        given = signature.bind(*args, **kwargs).arguments
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{build.__name__}{signature}: {error}") from None
         for name, value in given.items():
             least = least_size(name, signature.parameters[name].default)
             check_argument(f"{build.__name__}: {name}", kinds[name], value, least)
-        shape = tuple(given["event_shape"])
+        shape = tuple(int(side) for side in given["event_shape"])
         if not shape:
             raise ValueError(f"{build.__name__}: event_shape: expected at least 1 side, got ()")
         flow = build(*args, **kwargs)
