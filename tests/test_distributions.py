@@ -161,6 +161,19 @@ def test_mixture_starts_with_components_that_differ() -> None:
         AutoregressiveMixture(MADE(2), COMPONENTS)
 
 
+def test_a_mixture_by_log_scales_is_the_one_by_log_precisions_of_twice_the_output() -> None:
+    base, z = mixture(2), torch.randn(50, 2)
+    halved = AutoregressiveMixture(base.made, COMPONENTS, scale="exp")
+    halved.load_state_dict(base.state_dict())
+    log_prob = base.log_prob(z)
+    assert not torch.allclose(halved.log_prob(z), log_prob)
+    parameters = base.made(z)
+    twice = torch.cat([parameters[: 2 * COMPONENTS], 2 * parameters[2 * COMPONENTS :]])
+    close(halved.log_prob(z), base.log_terms(z, twice).sum(1))
+    with pytest.raises(ValueError, match="scale: expected one of log_precision, exp; got 'tanh'"):
+        AutoregressiveMixture(base.made, COMPONENTS, scale="tanh")
+
+
 def test_gaussian_flow_is_the_maximum_likelihood_normal_of_torch() -> None:
     x = torch.randn(300, 5) @ torch.randn(5, 5) + 3
     flow = FLOWS["gaussian"]([5])

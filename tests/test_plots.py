@@ -207,9 +207,7 @@ def test_what_only_its_record_is_here_of_is_not_told_to_run_again(
 ) -> None:
     for folder in ("experiments", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
-    with pytest.raises(
-        UsageError, match=r"it stays .* move results/tiny/\S+ away and run"
-    ):
+    with pytest.raises(UsageError, match=r"it stays .* move results/tiny/\S+ away and run"):
         plot("tiny/maf/pinwheel", root=tmp_path)
     with pytest.raises(UsageError, match="what is not trained leaves pictures of images and the"):
         plot("tiny/gaussian/pinwheel", root=tmp_path)

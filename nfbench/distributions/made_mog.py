@@ -13,31 +13,39 @@ from .base import Distribution, refuse_temperature
 # A component this narrow (1e-13) is a point to float32; a larger precision would overflow, and the
 # gradient of one far point be NaN.
 MAX_LOG_PRECISION = 60.0
+SCALES = {"log_precision": 1.0, "exp": 2.0}  # p for an output of 1
 
 
 class AutoregressiveMixture(Distribution):
-    """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, p)_d = MADE(z_<d).
+    """``p(z) = prod_d sum_k pi_dk N(z_d; m_dk, exp(-p_dk))`` with (logit pi, m, a)_d = MADE(z_<d).
 
-    K ``components`` each; p is a log-precision, cut at 60. MADE MoG of Papamakarios et al. 2017
+    K ``components`` each; p is a log-precision, cut at 60: p = a, or p = 2 a where ``scale`` is
+    ``exp`` and a the log of the inverse standard deviation. MADE MoG of Papamakarios et al. 2017
     (section 4.1); its output biases start as N(0, 1) as in the authors' code, so that the
     components differ.
+
+    Raises:
+        ValueError: if ``made`` has not 3 K outputs for each dimension, or ``scale`` is neither
+            ``log_precision`` nor ``exp``.
     """
 
-    def __init__(self, made: MADE, components: int) -> None:
+    def __init__(self, made: MADE, components: int, *, scale: str = "log_precision") -> None:
         super().__init__()
+        if scale not in SCALES:
+            raise ValueError(f"scale: expected one of {', '.join(SCALES)}; got {scale!r}")
         if made.n_parameters != 3 * components:
             raise ValueError(
                 f"made: expected {3 * components} parameters per dimension, "
                 f"got {made.n_parameters}"
             )
-        self.made, self.components = made, components
+        self.made, self.components, self.scale = made, components, scale
         self.passes, self.sample_passes = 1, made.features
         nn.init.normal_(made.biases[-1])
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log-precisions (K, *shape) of parameters (3K, *shape)."""
-        logits, means, p = parameters.unflatten(0, (3, self.components)).unbind(0)
-        return logits, means, p.clamp(max=MAX_LOG_PRECISION)
+        logits, means, a = parameters.unflatten(0, (3, self.components)).unbind(0)
+        return logits, means, (SCALES[self.scale] * a).clamp(max=MAX_LOG_PRECISION)
 
     def log_terms(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Log-density of each scalar of ``z`` given parameters (3K, *z.shape)."""

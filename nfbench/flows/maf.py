@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from nfbench.distributions.base import StandardNormal
 from nfbench.distributions.made_mog import AutoregressiveMixture
@@ -142,9 +142,12 @@ def maf_mog(
     return Flow(base, flow.transform)
 
 
-def mixture(features: int, components: int, **net: Any) -> AutoregressiveMixture:
+def mixture(
+    features: int, components: int, *, scale: str = "log_precision", **net: Any
+) -> AutoregressiveMixture:
     """The density of ``made_mog``, by a MADE."""
-    return AutoregressiveMixture(MADE(features, n_parameters=3 * components, **net), components)
+    made = MADE(features, n_parameters=3 * components, **net)
+    return AutoregressiveMixture(made, components, scale=scale)
 
 
 @recipe
@@ -155,11 +158,16 @@ def made_mog(
     components: int = 10,
     hidden: Sequence[int] = (100, 100),
     activation: str = "relu",
+    scale: Literal["log_precision", "exp"] = "log_precision",
 ) -> Flow:
-    """MADE MoG: the autoregressive mixture of Gaussians alone."""
+    """MADE MoG: the autoregressive mixture of Gaussians alone.
+
+    ``scale`` is what the nets give of each Gaussian: the paper's log-precision, or half of it.
+    """
     base = mixture(
         prod(event_shape),
         components,
+        scale=scale,
         hidden=hidden,
         activation=activation,
         context_features=context_features,
