@@ -1,7 +1,6 @@
 """Every flow of vectors in FLOWS at a size that a test can afford."""
 
-import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from nfbench.flows import FLOWS, VECTOR_FLOWS
 from nfbench.flows.flow import Flow
+from nfbench.kinds import fits
 
 N_CONTEXT = 2
 VECTORS = [name for name in FLOWS if name in VECTOR_FLOWS]
@@ -74,9 +74,10 @@ def cases(*features: int, contexts: tuple[int, ...] = (0, N_CONTEXT)) -> pytest.
 def small(name: str, features: int, n_context: int = 0, **arguments: Any) -> Flow:
     """A flow of few and narrow layers, as its recipe starts it."""
     name, chosen_here = VARIANTS.get(name, (name, {}))
-    accepted = inspect.signature(FLOWS[name]).parameters
+    kinds = get_type_hints(FLOWS[name])
     wanted = SMALL | SMALLER.get(name, {}) | chosen_here | arguments
-    chosen = {key: value for key, value in wanted.items() if key in accepted}
+    # A mixture has scales, too, but not every one of those that couplings have.
+    chosen = {k: value for k, value in wanted.items() if k in kinds and fits(kinds[k], value)}
     return FLOWS[name]([features], context_features=n_context, **chosen)
 
 
