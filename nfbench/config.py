@@ -12,7 +12,7 @@ from typing import Any
 
 from nfbench.catalog import Table, load_table, table_names
 from nfbench.errors import UsageError
-from nfbench.kinds import SIZES, least_size
+from nfbench.kinds import SIZES, is_below, least_size
 from nfbench.record import Record, check_address, find_root
 from nfbench.seal import config_hash
 from nfbench.sections import (
@@ -206,8 +206,7 @@ def check_ranges(
     for section, leasts in ranges.items():
         for key, least in leasts.items():
             value = values[section][key]
-            numbers = value if isinstance(value, list) else [value]
-            if any(number is not None and number < least for number in numbers):
+            if is_below(value, least):
                 given = next(
                     s for each in reversed(levels) if key in (s := each.section(section)).values
                 )
@@ -225,10 +224,11 @@ def find_row(row: str, cell: str, root: Path) -> tuple[Table, str]:
     if "/" in row:
         table, _, name = row.partition("/")
         return load_table(table, root), name
-    if row in table_names(root):
+    names = table_names(root)
+    if row in names:
         rows = ", ".join(f"{row}/{name}" for name in load_table(row, root).rows)
         raise UsageError(f"{row} is a table; name one of its rows: {rows}")
-    tables = [load_table(name, root) for name in table_names(root)]
+    tables = [load_table(name, root) for name in names]
     found = [table for table in tables if row in table.rows]
     if len(found) > 1:
         found = [table for table in found if cell in table.cells(row)] or found

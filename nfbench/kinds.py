@@ -14,6 +14,12 @@ def least_size(name: str, default: object) -> int:
     return 0 if default == 0 or name in CAN_BE_0 else 1
 
 
+def is_below(value: Any, least: float) -> bool:
+    """Whether a number, or one of a list, is less than the least; null is not."""
+    numbers = value if isinstance(value, Sequence) else [value]
+    return any(number is not None and number < least for number in numbers)
+
+
 def spell(kind: Any) -> str:
     """A type in words: `int`, `list of int`, `float or null`, `'none' or 'uniform'`."""
     if kind is type(None):

@@ -21,6 +21,7 @@ from flow_cases import (
 from oracles import check_contract, check_gradients, close, jacobians, through_file
 from torch import Tensor
 
+from nfbench.distributions.base import StandardNormal
 from nfbench.flows import FLOWS
 from nfbench.flows.flow import Flow
 from nfbench.flows.preprocessed import Preprocessed
@@ -184,7 +185,7 @@ def test_float32_stays_close_to_float64(name: str, features: int, n_context: int
     assert flow.sample(64, given).dtype == torch.float64
 
 
-@cases(3)
+@ALL
 def test_results_stay_on_the_device_of_the_flow(name: str, features: int, n_context: int) -> None:
     flow, given = random_flow(name, features, n_context).to("meta"), context(3, n_context)
     given = None if given is None else given.to("meta")
@@ -348,6 +349,8 @@ def test_integers_that_would_wrap_are_refused() -> None:
         ValueError, match=r"data: expected torch.float64, .* got torch.uint8; dequantize"
     ):
         random_flow("identity", 3).log_prob(bright)
+    with pytest.raises(ValueError, match=r"expected float32 .* dequantizes, got torch\.uint8"):
+        Flow(StandardNormal([3]), Compose([])).log_prob(bright)
 
 
 @EVERY

@@ -10,6 +10,7 @@ from .maf import made, made_mog, maf, maf_mog
 from .nice import nice
 from .nsf import nsf, nsf_image
 from .realnvp import realnvp, realnvp_image
+from .recipe import is_of_images
 from .rezende2015 import planar, radial
 from .sylvester import sylvester
 
@@ -37,5 +38,5 @@ FLOWS = {
 }
 
 # Events of these are images (C, H, W); of all others, vectors.
-IMAGE_FLOWS = frozenset(name for name in FLOWS if name.endswith("_image"))
+IMAGE_FLOWS = frozenset(filter(is_of_images, FLOWS))
 VECTOR_FLOWS = frozenset(FLOWS) - IMAGE_FLOWS

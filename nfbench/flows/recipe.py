@@ -1,12 +1,12 @@
 """What the recipe of a flow may be given: its own signature, checked whenever it is called."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from math import prod
 from typing import Any, ParamSpec, get_type_hints
 
-from nfbench.kinds import SIZES, fits, least_size, spell
+from nfbench.kinds import SIZES, fits, is_below, least_size, spell
 
 from .flow import Flow
 
@@ -38,16 +38,20 @@ def recipe(build: Callable[P, Flow]) -> Callable[P, Flow]:
         if not shape:
             raise ValueError(f"{build.__name__}: event_shape: expected at least 1 side, got ()")
         flow = build(*args, **kwargs)
-        flow.event_shape = shape if build.__name__.endswith("_image") else (prod(shape),)
+        flow.event_shape = shape if is_of_images(build.__name__) else (prod(shape),)
         return flow
 
     return checked
+
+
+def is_of_images(name: str) -> bool:
+    """Whether events of the recipe of this name are images (C, H, W), and not vectors."""
+    return name.endswith("_image")
 
 
 def check_argument(where: str, kind: Any, value: Any, least: int) -> None:
     """Refuse a value of another type than the kind, and sizes below the least."""
     if not fits(kind, value):
         raise ValueError(f"{where}: expected {spell(kind)}, got {value!r}")
-    sizes = value if isinstance(value, Sequence) else [value]
-    if kind in SIZES and any(size is not None and size < least for size in sizes):
+    if kind in SIZES and is_below(value, least):
         raise ValueError(f"{where}: expected at least {least}, got {value!r}")

@@ -1,5 +1,7 @@
 """Networks that compute in bfloat16 while they are trained."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +26,6 @@ class Bfloat16(nn.Module):
         return tuple(each.to(x.dtype) for each in parameters)
 
 
-def in_dtype(net: nn.Module, dtype: str) -> nn.Module:
-    """A conditioner that is trained in this dtype.
-
-    Raises:
-        ValueError: if that is neither float32 nor bfloat16.
-    """
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"net_dtype: expected float32 or bfloat16, got {dtype!r}")
+def in_dtype(net: nn.Module, dtype: Literal["float32", "bfloat16"]) -> nn.Module:
+    """A conditioner that is trained in this dtype."""
     return Bfloat16(net) if dtype == "bfloat16" else net
