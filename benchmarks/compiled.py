@@ -13,7 +13,7 @@ from nfbench.build import build_model
 from nfbench.config import Experiment, load
 from nfbench.data import DATA
 from nfbench.flat import flatten, tie_gradients
-from nfbench.gradient import MODES, loss_of_weights
+from nfbench.gradient import OPTIONS, loss_of_weights
 from nfbench.machine import torch_device
 from nfbench.module import DensityModule
 from nfbench.objectives.likelihood import maximum_likelihood
@@ -81,7 +81,8 @@ def together(experiment: Experiment, batch: int, *, device: str) -> Callable[[],
         fused=True,
     )
     gradients = torch.vmap(torch.func.grad_and_value(loss), (0, 0, None), randomness="different")
-    compiled = torch.no_grad()(torch.compile(gradients, dynamic=False, mode=MODES["inductor"]))
+    options = dict(OPTIONS["inductor"])
+    compiled = torch.no_grad()(torch.compile(gradients, dynamic=False, options=options))
     x = rows(experiment, SEEDS, batch, device=device)
 
     def step() -> None:
@@ -109,7 +110,7 @@ def on_gpu(row: str, cell: str, batch: int) -> dict[str, Callable[[], object]]:
     """The ways to take a step of one seed on a GPU."""
     own = load(row, cell, overrides=[f"data.batch_size={batch}"])
     step = partial(alone, own, batch, device="cuda")
-    with patch.dict(MODES, clear=True):
+    with patch.dict(OPTIONS, clear=True):
         launched = step(compile=True)
     return {
         PLAIN: step(compile=False),

@@ -3,9 +3,11 @@
 Forward and backward pass then are one graph, where autograd would walk over a node for each
 operation and each parameter: steps of small nets in small batches take a half to two thirds of the
 time on a CPU. On a GPU the launches of its kernels, which take longer than the kernels do, are
-recorded once and then replayed as one (CUDA graphs).
+recorded once and then replayed as one (CUDA graphs). Torch checks before each call that nothing
+that it compiled for has changed; of a model, which is thousands of attributes, that is left out.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +24,9 @@ from nfbench.objectives import Objective
 from nfbench.transforms.ode import ODE
 
 log = logging.getLogger("nfbench")
-MODES = {"inductor": "reduce-overhead"}  # of torch.compile: CUDA graphs; on a CPU nothing else
+# Options of torch.compile for a backend; on a CPU these do nothing.
+OPTIONS: dict[str, dict[str, Any]] = {"inductor": {"triton.cudagraphs": True}}
+NUMBERS = itertools.count()  # of the gradients that are compiled
 
 
 class Gradient:
@@ -141,9 +145,26 @@ def compile_gradient(
         Exception: if torch.func cannot differentiate the model, which has a gradient of its own
             (RuntimeError), say, or asks what is a parameter (AttributeError).
     """
-    gradient = torch.func.grad_and_value(loss_of_weights(model, objective, trained))
-    mode = MODES.get(backend)
-    return torch.no_grad()(torch.compile(gradient, dynamic=False, backend=backend, mode=mode))
+    loss, own = loss_of_weights(model, objective, trained), next(NUMBERS)
+
+    def numbered(weights: Tensor, number: int, *arguments: Any) -> Tensor:
+        """The loss of the gradient of this number."""
+        return loss(weights, *arguments)
+
+    gradient = torch.func.grad_and_value(numbered)
+    options = OPTIONS.get(backend, {}) | {"guard_filter_fn": worth_checking}
+    compiled = torch.compile(gradient, dynamic=False, backend=backend, options=options)
+    return torch.no_grad()(lambda weights, *arguments: compiled(weights, own, *arguments))
+
+
+def worth_checking(guards: Sequence[Any]) -> list[bool]:
+    """Which of torch's guards to check before each call: those of all that is not the model.
+
+    The closure holds it. In training it stays as it is (see `is_function`), but for its weights,
+    which are an argument, and its buffers, which are read at each call. That it is this model's
+    gradient, and not another's, whose code is the same, tells its number, an argument too.
+    """
+    return ["__closure__" not in guard.name for guard in guards]
 
 
 def loss_of_weights(

@@ -91,7 +91,7 @@ def draw(table_name: str, root: Path | None = None) -> Path | None:
     add_legend(figure, title, {family_of(entry.experiment) for entry in shown})
     place_all(figure, labels)
     path = root / "results" / f"{table_name}_speed.png"
-    return save(figure, path, 130, stamp(table_name, root))
+    return save(figure, path, 130, stamp(table_name, root, speeds=True))
 
 
 def require(table_name: str, root: Path | None = None) -> Path:

@@ -81,7 +81,7 @@ TORCH_FREE = {
     "portrait": "curve figures record",
     "report": "archive catalog curve errors figures parts record tables verdict wording",
     "imaging": "atomic figures",
-    "stamp": "archive tables",
+    "stamp": "archive seal tables",
     "plots": "catalog config errors figures portrait record stamp",
     "tradeoff": "catalog conditions config errors figures record stamp tables verdict",
     "gaps": "catalog errors figures record stamp tables verdict wording",

@@ -53,6 +53,27 @@ def test_value_and_gradient_are_those_of_autograd(name: str) -> None:
         assert wanted.any()
 
 
+def test_gradients_of_the_same_code_are_not_taken_for_one_another() -> None:
+    """Of these two only a number in the model differs, which is in what is compiled."""
+    pairs = []
+    for bound in (1.0, 3.0):
+        flow = model("realnvp", layers=2, hidden=[8], scale="tanh", scale_bound=bound)
+        trained = list(flow.parameters())
+        weights = flatten(trained)
+        tie_gradients(weights, trained)
+        pairs.append(
+            (
+                flow,
+                weights,
+                Gradient(flow, maximum_likelihood, trained, compile=True, backend="aot_eager"),
+            )
+        )
+    x = 3 * torch.randn(20, 3)
+    for flow, weights, gradient in (*pairs, *pairs):
+        loss = gradient.add(weights, x, None, backward=never)
+        torch.testing.assert_close(loss, maximum_likelihood(flow, x).detach())
+
+
 def never(loss: torch.Tensor) -> None:
     raise AssertionError("autograd was asked")
 

@@ -322,6 +322,13 @@ def test_a_figure_of_other_records_than_there_are_is_told(root: Path, tmp_path: 
     assert list(outdated("tiny", tmp_path)) == []
     kept = next((tmp_path / "results" / "tiny").glob("*/*/0.json"))
     found = record.read(kept)
+    costs = path.with_name("tiny_speed.png")
+    figures.save(Figure(), costs, texts=stamp("tiny", tmp_path, speeds=True))
+    assert list(outdated("tiny", tmp_path)) == []
+    record.write(replace(found, speed={"sample_ms": 7.0}), tmp_path)
+    (message,) = outdated("tiny", tmp_path)
+    assert message.endswith("run `nfbench plot tiny --speed`")
+    costs.unlink()
     record.write(replace(found, experiment=found.experiment | {"seed": 1}), tmp_path)
     (message,) = outdated("tiny", tmp_path)
     assert message.startswith("results/tiny_gap.png is not drawn from the records")
