@@ -325,7 +325,7 @@ def test_a_figure_of_other_records_than_there_are_is_told(root: Path, tmp_path: 
     costs = path.with_name("tiny_speed.png")
     figures.save(Figure(), costs, texts=stamp("tiny", tmp_path, speeds=True))
     assert list(outdated("tiny", tmp_path)) == []
-    record.write(replace(found, speed={"sample_ms": 7.0}), tmp_path)
+    record.amend(found, tmp_path, speed={"sample_ms": 7.0})
     (message,) = outdated("tiny", tmp_path)
     assert message.endswith("run `nfbench plot tiny --speed`")
     costs.unlink()
