@@ -52,8 +52,15 @@ def data_prepare(name: str, source: str | None) -> None:
 @data.command("verify")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def data_verify(names: tuple[str, ...]) -> None:
-    """Read data sets whole, check sizes and values, and print their fingerprints."""
-    from nfbench.data.manage import verify
+    """Read data sets whole, check sizes and values, and print their fingerprints.
+
+    A fingerprint is a hash of the rows as flows get them. Records name theirs, so that numbers can
+    be told to be of the same data; where that of a source is known, it must be found again.
+    """
+    from nfbench.data.manage import find_dataset, verify
 
     for name in names:
-        click.echo(f"{name}: {verify(name)}")
+        found, dataset = verify(name), find_dataset(name)
+        rows = " / ".join(f"{n:,}" for n in dataset.sizes)
+        known = "as known" if found in dataset.known.values() else "none is known to compare with"
+        click.echo(f"{name}: whole, train / val / test {rows}; fingerprint {found} ({known})")
