@@ -27,9 +27,9 @@ from nfbench.wording import (
     brief,
     dagger,
     double_dagger,
-    further,
     line,
     mark,
+    number,
     remarks,
     warned,
 )
@@ -204,6 +204,8 @@ def meaning(view: View) -> Iterator[str]:
     for name, extra in view.table.extra.items():
         unit = f" in {extra.unit}" if extra.unit else ""
         yield f"{extra.heading}: `{name}`{unit}{on(view, name)}."
+    if view.table.extra and len(view.table.columns) > 1:
+        yield "Of several cells the first table has the least and the greatest of such a number."
     yield f"Ours is the mean over the seeds. ± test points: {view.table.uncertainty.ours}."
     yield "± seeds: the standard deviation over the seeds, where there is more than one."
     if view.published:
@@ -281,10 +283,16 @@ def overview(view: View) -> list[dict[str, str]]:
 
 
 def summed_up(entries: Sequence[Entry], extra: Mapping[str, Extra]) -> dict[str, str]:
-    """The further numbers of a row, heading -> text: those of its cells, one after another."""
-    rows = [further(entry, extra) for entry in entries]
-    headings = [each.heading for each in extra.values()]
-    return {heading: " / ".join(row[heading] or "·" for row in rows) for heading in headings}
+    """The further numbers of a row, heading -> text: the least and the greatest of its cells."""
+    return {each.heading: extent(entries, name, each) for name, each in extra.items()}
+
+
+def extent(entries: Sequence[Entry], name: str, extra: Extra) -> str:
+    """The least and the greatest of a further number, one if they read the same."""
+    found = sorted(value for e in entries if (value := e.extra.get(name)) is not None)
+    if not found:
+        return "·"
+    return " to ".join(dict.fromkeys(number(extra, value) for value in (found[0], found[-1])))
 
 
 def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:

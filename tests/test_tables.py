@@ -522,11 +522,17 @@ def test_further_numbers_are_shown_of_each_cell_and_of_each_row(with_extra: Path
     assert tables.lines(view, exact=True)[2]["Validation"] == "1.3"
     assert tables.lines(view)[0]["Validation"] == ""
     rows = {row[""]: row for row in tables.overview(view)}
-    assert rows["MAF (5)"]["Validation"] == "1.300 / ·"
-    assert rows["Gaussian"]["Parameters"] == "· / ·"
+    assert rows["MAF (5)"]["Validation"] == "1.300"
+    assert rows["Gaussian"]["Parameters"] == "·"
     page = tables.markdown(view)
     assert "- Validation: `val/bits_per_dim` in bits/dim.\n" in page
     assert "- Parameters: `model/n_parameters`.\n" in page
+    record.write(
+        make(with_extra, "maf_5", "digits", **VALUES | {"speed": {"sample_ms": 7.04}}), with_extra
+    )
+    rows = {row[""]: row for row in tables.overview(tables.build("small", with_extra))}
+    assert rows["MAF (5)"]["Sampling"] == "7.0 to 20.0"
+    assert rows["MAF (5)"]["Parameters"] == "1"
 
 
 def test_times_are_averaged_over_seeds_of_one_machine_which_the_page_names(
