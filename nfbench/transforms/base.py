@@ -89,7 +89,7 @@ class Transform(nn.Module, ABC):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Set data-dependent statistics from the training set ``x`` (N, *event); return its image.
 
@@ -156,7 +156,7 @@ class Compose(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Calibrate each part on the image of the training set under the parts before it."""
         for part in self.parts:

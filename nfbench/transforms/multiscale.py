@@ -106,7 +106,7 @@ class MultiScale(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Calibrate each level on what the levels before it have left of the training set."""
         noise = []

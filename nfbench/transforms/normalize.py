@@ -60,7 +60,7 @@ class BatchNorm(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Set the statistics to those of the training set ``x`` (N, D), summed in float64."""
         var, mean = torch.var_mean(x.double(), 0, correction=0)

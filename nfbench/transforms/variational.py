@@ -89,7 +89,7 @@ class VariationalDequantize(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Pass the training set (N, *event) on, in batches that a convolutional flow can take."""
         return super().calibrate(x, context, min(batch_size, 1024))

@@ -57,7 +57,7 @@ class Whiten(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 65536
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
     ) -> Tensor:
         """Fit mean and covariance (ddof 0) of each class to ``x`` (N, D) in float64."""
         classes = self.classes(x, context)
