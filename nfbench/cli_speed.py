@@ -1,5 +1,6 @@
 """`nfbench speed`: what densities, samples and training steps of trained weights cost."""
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,10 @@ def speed(
     RUN is TABLE/ROW/CELL, with /SEED unless it is 0, or a run's folder, whose best weights are
     taken; of a TABLE every run that is here is measured so, one process after another. Each size
     of batch is called once to warm up, then up to 20 times: medians and quartiles, until larger
-    batches do not pay. The seconds are those of an otherwise idle machine only if it is one.
-    Beside them stands what no hardware changes: passes and evaluations, parameters, and FLOPs in
-    matrix products and convolutions as torch counts them.
+    batches do not pay. The seconds are those of an otherwise idle machine only if it is one; if it
+    was not in the minute before, that is said, and the record has the load. Beside them stands
+    what no hardware changes: passes and evaluations, parameters, and FLOPs in matrix products and
+    convolutions as torch counts them.
 
     What is found replaces the speed in the run's record, and only that. Of a table it writes the
     page and a figure of accuracy against the cost of a sample, results/TABLE_speed.png.
@@ -53,6 +55,8 @@ def speed(
     """
     from nfbench.catalog import table_names
 
+    if caution := busy(threads):
+        click.echo(caution, err=True)
     if target in table_names():
         from nfbench.launch.measure import measure_table
 
@@ -67,6 +71,17 @@ def speed(
 
     found = measure_run(target, seed=seed, device=device, threads=threads)
     click.echo("\n".join(report(found)))
+
+
+def busy(threads: int) -> str:
+    """That others took the cores in the last minute, in words; empty if enough were idle."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores - threads + 0.5:
+        return ""
+    return (
+        f"this machine is busy: {load:.1f} processes on {cores} cores in the last minute; what is "
+        "measured now says more of it than of the flow (--again measures a table anew)"
+    )
 
 
 def report(found: "Measurement") -> Iterator[str]:
@@ -88,6 +103,7 @@ def report(found: "Measurement") -> Iterator[str]:
         f"by {speed['device']}, threads {speed['threads']}, {speed['precision']}, torch "
         f"{speed['versions']['torch']}; weights of step {speed['step']}, {found.checkpoint}"
     )
+    yield f"load of the machine before: {speed['load']}"
     if (training := speed.get("training_precision", speed["precision"])) != speed["precision"]:
         yield f"training in {training}"
     flops = {name: speed.get(f"{key}_flops") for name, key in KINDS.items()}

@@ -1,6 +1,7 @@
 """What a run's weights cost, measured whole: densities, samples, training, at rising batches."""
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,8 +64,10 @@ def measure_all(trained: Trained, device: torch.device, root: Path) -> Speed:
     """Throughput at rising batches, FLOPs for each example, and under which conditions.
 
     ``..._flops`` are those of one example in a batch of ``BATCH``, of a training step in the
-    row's own. The training is that of a copy: the weights stay.
+    row's own. The training is that of a copy: the weights stay. ``load`` is how many processes ran
+    or waited on the mean of the minute before.
     """
+    load = round(os.getloadavg()[0], 2)
     model, data = trained.model.to(device).eval(), trained.data
     data.to(device)
     found = measure(model, data.test, batches=SIZES)
@@ -72,7 +75,9 @@ def measure_all(trained: Trained, device: torch.device, root: Path) -> Speed:
     with torch.no_grad():
         found["log_prob_flops"] = each(count_flops("log_prob", lambda: model.log_prob(rows)))
         found["sample_flops"] = each(count_flops("sample", lambda: model.sample(BATCH)))
-    return found | training(trained, device, root) | conditions(device, trained.step)
+    return (
+        found | training(trained, device, root) | conditions(device, trained.step) | {"load": load}
+    )
 
 
 def each(flops: int | None, batch: int = BATCH) -> float | None:

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 from nfbench import record, speed, tables, throughput
 from nfbench.cli import main
+from nfbench.cli_speed import busy
 from nfbench.config import load
 from nfbench.errors import UsageError
 from nfbench.inspection import load_trained
@@ -114,6 +115,22 @@ def test_what_is_measured_and_under_which_conditions(root: Path) -> None:
     assert (found["threads"], found["precision"]) == (1, "float32")
     assert found["training_precision"] == kept.provenance["precision"] == "float32"
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert found["load"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "is_busy"),
+    [(0.4, 2, False), (2.0, 2, True), (1.4, 1, False), (2.0, 1, True)],
+)
+def test_that_a_machine_is_busy_is_said(
+    load: float, threads: int, is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two cores one may be taken where one is asked for."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 9.0, 9.0))
+    told = busy(threads)
+    assert bool(told) == is_busy
+    assert not told or told.startswith("this machine is busy: 2.0 processes on 2 cores")
 
 
 @pytest.mark.usefixtures("brief")
