@@ -37,6 +37,7 @@ FAMILIES = {  # by what makes one way cheap and the other dear: color, and the f
 }
 NO_FAMILY = "other", "black"
 AROUND = (1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)
+LEAST = 1e-3  # nats of a divergence from which on its axis is logarithmic
 DISTANCES = 5, 12, 20  # points from a mark to its label: the first that fits
 
 
@@ -138,7 +139,10 @@ def family_of(experiment: Experiment) -> tuple[str, str]:
 
 
 def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> Labels:
-    """Points with their errors, better upwards; their labels, which are still to be placed."""
+    """Points with their errors, better upwards; their labels, which are still to be placed.
+
+    Divergences, of which good ones differ by their orders of magnitude, have a logarithmic axis.
+    """
     labels: Labels = {}
     for each in marks:
         axis.errorbar(
@@ -155,6 +159,9 @@ def fill(axis: Axes, column: Column, marks: Sequence[Mark]) -> Labels:
         label = axis.annotate(each.label, place, fontsize=LABEL, color=each.color)
         labels[label] = each
     axis.margins(0.15, 0.12)
+    if column.metric.endswith("kl"):
+        axis.set_yscale("symlog", linthresh=LEAST, linscale=0.5)
+        axis.yaxis.set_major_formatter("{x:g}")
     if column.direction == "lower":
         axis.invert_yaxis()
     metric = f"{column.heading}: {column.metric.removeprefix('-')}"

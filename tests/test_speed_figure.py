@@ -1,6 +1,7 @@
 """Accuracy against the cost of a sample: families, labels, and which runs are drawn."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,17 @@ def test_of_a_metric_that_should_be_low_the_axis_is_turned() -> None:
     low, high = axis.get_ylim()
     assert low > high
     assert low > 1.0 and high < 0.1
+
+
+def test_divergences_have_a_logarithmic_axis_that_holds_zero() -> None:
+    axis = Figure().subplots()
+    fill(axis, LOWER, [Mark("a", "red", 1.0, 0.0, 0.001), Mark("b", "blue", 2.0, 0.9, 0.1)])
+    zero, *decades = (axis.transData.transform((1, y))[1] for y in (0, 0.001, 0.01, 0.1))
+    assert decades[0] - decades[1] == pytest.approx(decades[1] - decades[2], rel=0.01)
+    assert zero > decades[0]
+    other = Figure().subplots()
+    fill(other, replace(LOWER, metric="test/bits_per_dim"), [Mark("a", "red", 1.0, 2.0, 0.1)])
+    assert other.get_yscale() == "linear"
 
 
 def test_labels_cover_neither_each_other_nor_marks_and_stay_inside() -> None:
