@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -13,7 +13,7 @@ import rich.table
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from nfbench.archive import records
-from nfbench.catalog import Extra, Table, load_table
+from nfbench.catalog import Table, load_table
 from nfbench.conditions import alike
 from nfbench.config import resolve
 from nfbench.data import DATA
@@ -29,8 +29,8 @@ from nfbench.wording import (
     double_dagger,
     line,
     mark,
-    number,
     remarks,
+    summed_up,
     warned,
 )
 
@@ -280,19 +280,6 @@ def overview(view: View) -> list[dict[str, str]]:
         for row in view.table.rows
         if row in titles
     ]
-
-
-def summed_up(entries: Sequence[Entry], extra: Mapping[str, Extra]) -> dict[str, str]:
-    """The further numbers of a row, heading -> text: the least and the greatest of its cells."""
-    return {each.heading: extent(entries, name, each) for name, each in extra.items()}
-
-
-def extent(entries: Sequence[Entry], name: str, extra: Extra) -> str:
-    """The least and the greatest of a further number, one if they read the same."""
-    found = sorted(value for e in entries if (value := e.extra.get(name)) is not None)
-    if not found:
-        return "·"
-    return " to ".join(dict.fromkeys(number(extra, value) for value in (found[0], found[-1])))
 
 
 def lines(view: View, *, exact: bool = False) -> list[dict[str, str]]:

@@ -106,6 +106,19 @@ def further(entry: Entry, extra: Mapping[str, Extra], *, exact: bool = False) ->
     }
 
 
+def summed_up(entries: Sequence[Entry], extra: Mapping[str, Extra]) -> dict[str, str]:
+    """The further numbers of a row, heading -> text: the least and the greatest of its cells."""
+    return {each.heading: extent(entries, name, each) for name, each in extra.items()}
+
+
+def extent(entries: Sequence[Entry], name: str, extra: Extra) -> str:
+    """The least and the greatest of a further number, one if they read the same."""
+    found = sorted(value for e in entries if (value := e.extra.get(name)) is not None)
+    if not found:
+        return "·"
+    return " to ".join(dict.fromkeys(number(extra, value) for value in (found[0], found[-1])))
+
+
 def checks(entry: Entry) -> dict[str, str]:
     """The audit of an entry, heading -> text: its finding, its errors, samples and passes."""
     found = entry.audited
