@@ -3,11 +3,13 @@
 import ast
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from harness import GAUSSIAN, MAF, begin, changed, command, comparable, exit_cod
 from nfbench import checkpoint, record
 from nfbench.cli import main
 from nfbench.config import load
+from nfbench.data import DATA
 from nfbench.run import run
 
 # Long enough to be met in the middle; a validation says when.
@@ -144,6 +147,17 @@ def test_a_missing_data_set_says_how_to_get_it(nfbench: Nfbench, root: Path) -> 
     for words in ("Looked for", str(root / "data"), "NFBENCH_DATA"):
         assert words in shown.output
     assert "Traceback" not in shown.output
+
+
+def test_a_verified_set_tells_whether_its_fingerprint_is_known(
+    nfbench: Nfbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = nfbench("data", "verify", "digits").output
+    found = re.search(r"^digits: whole, .* 1,297 / 200 / 300; fingerprint ([0-9a-f]{64}) ", told)
+    assert found and told.endswith("(none is known to compare with)\n")
+    digits = replace(DATA["digits"], known={DATA["digits"].load().source: found[1]})
+    monkeypatch.setitem(DATA, "digits", digits)
+    assert nfbench("data", "verify", "digits").output.endswith("(as known)\n")
 
 
 def test_a_run_of_any_seed_that_was_begun_is_in_the_status(nfbench: Nfbench, root: Path) -> None:

@@ -61,13 +61,8 @@ def test_gradients_of_the_same_code_are_not_taken_for_one_another() -> None:
         trained = list(flow.parameters())
         weights = flatten(trained)
         tie_gradients(weights, trained)
-        pairs.append(
-            (
-                flow,
-                weights,
-                Gradient(flow, maximum_likelihood, trained, compile=True, backend="aot_eager"),
-            )
-        )
+        gradient = Gradient(flow, maximum_likelihood, trained, compile=True, backend="aot_eager")
+        pairs.append((flow, weights, gradient))
     x = 3 * torch.randn(20, 3)
     for flow, weights, gradient in (*pairs, *pairs):
         loss = gradient.add(weights, x, None, backward=never)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 # From the strongest claim to the weakest; a composition is as weak as its weakest part.
 LIKELIHOODS = ("exact", "estimate", "lower bound")
+CALIBRATED = 8192  # rows at once: what the layers of a small net make of them fits a cache
 
 
 def check_width(x: Tensor, features: int) -> None:
@@ -89,7 +90,7 @@ class Transform(nn.Module, ABC):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Set data-dependent statistics from the training set ``x`` (N, *event); return its image.
 
@@ -156,7 +157,7 @@ class Compose(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Calibrate each part on the image of the training set under the parts before it."""
         for part in self.parts:

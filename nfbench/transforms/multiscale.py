@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import Transform, weakest
+from .base import CALIBRATED, Transform, weakest
 from .elementwise import Affine
 
 
@@ -106,7 +106,7 @@ class MultiScale(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Calibrate each level on what the levels before it have left of the training set."""
         noise = []

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Transform
+from .base import CALIBRATED, Transform
 
 
 class BatchNorm(Transform):
@@ -60,7 +60,7 @@ class BatchNorm(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Set the statistics to those of the training set ``x`` (N, D), summed in float64."""
         var, mean = torch.var_mean(x.double(), 0, correction=0)

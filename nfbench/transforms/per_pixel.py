@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Transform
+from .base import CALIBRATED, Transform
 
 
 class PerPixel(Transform):
@@ -31,7 +31,7 @@ class PerPixel(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Calibrate f on the channels of all pixels."""
         return images(self.transform.calibrate(pixels(x), None, batch_size), x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nfbench.nets.dequantizer import DequantizerNet
 from nfbench.nets.gated import GatedDequantizerNet
 
-from .base import Compose, Transform
+from .base import CALIBRATED, Compose, Transform
 from .dequantize import cell, into_cell, log_volume
 from .elementwise import Affine
 from .masked import MaskedCoupling, checkerboard
@@ -89,7 +89,7 @@ class VariationalDequantize(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Pass the training set (N, *event) on, in batches that a convolutional flow can take."""
         return super().calibrate(x, context, min(batch_size, 1024))

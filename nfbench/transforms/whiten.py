@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from nfbench.nets.context import check_context
 
-from .base import Transform, check_width
+from .base import CALIBRATED, Transform, check_width
 
 
 class Whiten(Transform):
@@ -57,7 +57,7 @@ class Whiten(Transform):
 
     @torch.no_grad()
     def calibrate(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = 8192
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = CALIBRATED
     ) -> Tensor:
         """Fit mean and covariance (ddof 0) of each class to ``x`` (N, D) in float64."""
         classes = self.classes(x, context)
